@@ -1,0 +1,62 @@
+"""What a client hands to the runner: which call this is, and how to read what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from stormproof.resilience.outcome import Verdict
+    from stormproof.resilience.targets import Target
+
+#: What is known of a call, in this project's own plain words (``model``, ``input_tokens`` …).
+#: ``telemetry/names.py`` translates them into the official attribute names.
+Facts = dict[str, Any]
+
+
+class Client(Protocol):
+    """What the runner must know of a client. One object a client, without state."""
+
+    system: str
+
+    def classify(self, error: BaseException) -> Verdict:
+        """What an error of this client means."""
+
+    def response_facts(self, call: Call, result: Any) -> Facts:
+        """What a complete result tells."""
+
+    def is_open(self, call: Call, result: Any) -> bool:
+        """Whether the result is a stream that is still coming in."""
+
+    def circuit_open_error(self, call: Call, target: Target) -> Exception:
+        """The error of a refused call, of a type that the client's own ``except`` clauses catch."""
+
+
+@dataclass
+class Call:
+    """One logical call of the app.
+
+    Attributes:
+        client: who makes it.
+        operation: the operation's name (``chat``, ``query_points``).
+        host, port: where it goes.
+        subject: the model or collection, if any: the second word of the span's name.
+        replay_safe: whether it may be carried out twice.
+        streaming: whether the app asked for a stream.
+        attempts: the caller's own explicit limit of attempts, which wins over the policy's.
+        facts: what the request tells.
+        own: what the client itself needs to remember between attempts.
+        parent: the caller's telemetry context where it differs from the current one. Opaque here.
+    """
+
+    client: Client
+    operation: str
+    host: str
+    port: int
+    subject: str | None = None
+    replay_safe: bool = True
+    streaming: bool = False
+    attempts: int | None = None
+    facts: Facts = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+    parent: Any = None

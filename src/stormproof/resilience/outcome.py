@@ -1,0 +1,59 @@
+"""What the end of an attempt means: for the breaker, for the retry, for whoever watches."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Weight(enum.Enum):
+    """How an attempt's end counts for the breaker of its target."""
+
+    SUCCESS = "success"  # the server is alive, even if it said no (a 404 is a healthy answer)
+    FAILURE = "failure"
+    IGNORED = "ignored"  # says nothing about the server: cancelled, rate limited, a local error
+
+
+class Retry(enum.Enum):
+    """Whether another attempt can help."""
+
+    NEVER = "never"
+    ALWAYS = "always"  # the request was certainly not carried out
+    IF_REPLAY_SAFE = "if_replay_safe"  # it may have been carried out: only where that does no harm
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A client's reading of how one attempt ended.
+
+    Attributes:
+        weight: what the breaker counts.
+        retry: whether another attempt can help.
+        error_type: low-cardinality name for ``error.type``; None on success.
+        status: the HTTP status (int) or gRPC code name (str) that was answered, if any.
+        hint: seconds the server asked to wait (``Retry-After`` and its kin), if any.
+    """
+
+    weight: Weight
+    retry: Retry = Retry.NEVER
+    error_type: str | None = None
+    status: int | str | None = None
+    hint: float | None = None
+
+
+SUCCESS = Verdict(Weight.SUCCESS)
+
+
+class GaveUp(enum.Enum):
+    """Why no further attempt was made after a failure."""
+
+    ATTEMPTS = "attempts"
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    BREAKER = "breaker"
+    NOT_RETRYABLE = "not_retryable"
+    NOT_REPLAY_SAFE = "not_replay_safe"
+    STREAM_STARTED = "stream_started"
+    HINT_TOO_LONG = "hint_too_long"
+    CANCELLED = "cancelled"  # while waiting
+    INACTIVE = "inactive"  # stamina.set_active(False), or stamina's test mode stopped the loop
