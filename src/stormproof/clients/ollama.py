@@ -1,0 +1,309 @@
+"""ollama: spliced into ``_request`` and ``_request_raw`` (0.3: ``_request`` and ``_stream``) of both clients.
+
+The client has no retries of its own. Its streams are generators that begin at the first ``next()``; so are ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+from typing import Any
+
+from stormproof.clients.patching import Splices, begin, harmless, protecting
+from stormproof.clients.streams import EXHAUSTED
+from stormproof.clients.transport import address, clamped, error_verdict, status_verdict
+from stormproof.errors import CircuitOpenError, circuit_open_message
+from stormproof.resilience.call import Call, Facts
+from stormproof.resilience.operation import Attempt, Operation
+from stormproof.resilience.outcome import Retry, Verdict, Weight
+from stormproof.resilience.runner import Runner
+from stormproof.resilience.targets import Target
+
+#: Seconds. The client's own default is no timeout at all; a frozen server would hold a call for ever.
+_TIMEOUT = 600.0
+_STREAM_ENDED_WITH_ERROR = -1  # ResponseError.status_code of an error line inside a stream
+_SPECIAL_STATUSES = {409: (Weight.SUCCESS, Retry.NEVER)}
+
+_OPERATIONS = {
+    "/api/chat": "chat",
+    "/api/generate": "text_completion",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
+    "/api/tags": "list",
+}
+_OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
+
+
+class Ollama:
+    """How to read ollama's calls, results and errors."""
+
+    system = "ollama"
+
+    def classify(self, error: BaseException) -> Verdict:
+        name = type(error).__name__
+        if name == "ResponseError":
+            return _response_error_verdict(error)
+        # ConnectionError hides httpx's error, but keeps it as its context.
+        verdict = error_verdict(error) or (error_verdict(error.__context__) if error.__context__ else None)
+        if verdict is not None:
+            return verdict
+        if isinstance(error, ConnectionError):
+            return Verdict(Weight.FAILURE, Retry.ALWAYS, error_type=name)
+        if isinstance(error, (ValueError, AttributeError, TypeError)):  # the server answered, but not as expected
+            return Verdict(Weight.SUCCESS, error_type=name)
+        return Verdict(Weight.IGNORED, error_type=name)
+
+    def response_facts(self, call: Call, result: Any) -> Facts:
+        return _facts_of(result)
+
+    def is_open(self, call: Call, result: Any) -> bool:
+        return call.streaming
+
+    def circuit_open_error(self, call: Call, target: Target) -> Exception:
+        error: Exception = _circuit_open_type()(circuit_open_message(target.name), 503)
+        error.target = target.name  # type: ignore[attr-defined]
+        return error
+
+
+def patch(module: ModuleType, runner: Runner) -> Splices:
+    """Splice into ollama. ``module`` is the imported ``ollama._client``."""
+    client = Ollama()
+    splices = Splices()
+
+    def unary(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("stream"):
+            return stream(functools.partial(original, stream=True), api, args, _without_stream(kwargs))
+        operation = begin(runner, _describe, client, api, args, kwargs)
+        if operation is None:
+            return original(api, *args, **kwargs)
+
+        def send(operation: Operation, attempt: Attempt) -> Any:
+            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            with protecting():
+                return original(api, *args, **changed)
+
+        return runner.run(operation, send)
+
+    async def unary_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("stream"):
+            opener = functools.partial(original, stream=True)
+            return stream_async(opener, api, args, _without_stream(kwargs))
+        operation = begin(runner, _describe, client, api, args, kwargs)
+        if operation is None:
+            return await original(api, *args, **kwargs)
+
+        async def send(operation: Operation, attempt: Attempt) -> Any:
+            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            with protecting():
+                return await original(api, *args, **changed)
+
+        return await runner.run_async(operation, send)
+
+    def stream(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        def send(operation: Operation, attempt: Attempt) -> tuple[Any, Iterator[Any]]:
+            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            with protecting():
+                items = original(api, *args, **changed)
+                return next(items, EXHAUSTED), items
+
+        parent = runner.capture()
+        return _read(lambda: begin(runner, _describe, client, api, args, kwargs, parent), runner, send)
+
+    def stream_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        async def send(operation: Operation, attempt: Attempt) -> tuple[Any, AsyncIterator[Any]]:
+            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            with protecting():
+                items = original(api, *args, **changed)
+                items = await items if inspect.isawaitable(items) else items
+                return await anext(items, EXHAUSTED), items
+
+        parent = runner.capture()
+        return _read_async(lambda: begin(runner, _describe, client, api, args, kwargs, parent), runner, send)
+
+    async def stream_async_old(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return stream_async(original, api, args, kwargs)  # 0.3 awaits its stream before it iterates
+
+    newer = hasattr(module.Client, "_request_raw")
+    for owner, call_wrapper, stream_wrapper in (
+        (module.Client, unary, stream),
+        (module.AsyncClient, unary_async, stream_async_old),
+    ):
+        splices.add(owner, "_request", call_wrapper)
+        if newer:
+            splices.add(owner, "_request_raw", call_wrapper)
+        else:
+            splices.add(owner, "_stream", stream_wrapper)
+    return splices
+
+
+# -- streams: generators, as the client's own ----------------------------------------------------------------------
+
+
+def _read(begun: Any, runner: Runner, send: Any) -> Iterator[Any]:
+    operation = begun()
+    if operation is None:  # reported; the first attempt's arguments are the original's
+        first, items = send(None, None)
+        yield first
+        yield from items
+        return
+    item, items = runner.run(operation, send)
+    try:
+        while item is not EXHAUSTED:
+            operation.item()
+            _observe(operation, item)
+            yield item
+            item = next(items, EXHAUSTED)
+        operation.succeed()
+    except GeneratorExit:
+        operation.close()
+        raise
+    except BaseException as error:
+        operation.fail(error)
+        raise
+    finally:
+        items.close()
+
+
+async def _read_async(begun: Any, runner: Runner, send: Any) -> AsyncIterator[Any]:
+    operation = begun()
+    if operation is None:
+        item, items = await send(None, None)
+        while item is not EXHAUSTED:
+            yield item
+            item = await anext(items, EXHAUSTED)
+        return
+    item, items = await runner.run_async(operation, send)
+    try:
+        while item is not EXHAUSTED:
+            operation.item()
+            _observe(operation, item)
+            yield item
+            item = await anext(items, EXHAUSTED)
+        operation.succeed()
+    except GeneratorExit:
+        operation.close()
+        raise
+    except BaseException as error:
+        operation.fail(error)
+        raise
+    finally:
+        await items.aclose()
+
+
+def _observe(operation: Operation, item: Any) -> None:
+    if item.get("done"):
+        operation.facts.update(harmless(_facts_of, item, otherwise={}))
+
+
+# -- the request ---------------------------------------------------------------------------------------------------
+
+
+def _describe(client: Ollama, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any], parent: Any = None) -> Call:
+    path = next((a for a in args if isinstance(a, str) and "/" in a), str(kwargs.get("url", "")))
+    body = kwargs.get("json") or {}
+    host, port = address(path if "://" in path else api._client.base_url)
+    model = body.get("model")
+    return Call(
+        client=client,
+        operation=_operation_name(path),
+        host=host,
+        port=port,
+        subject=model if isinstance(model, str) else None,
+        streaming=bool(body.get("stream")),
+        attempts=None if _rewind_point(kwargs) is not None or "content" not in kwargs else 1,
+        facts=_request_facts(body),
+        own={"rewind": _rewind_point(kwargs)},
+        parent=parent,
+    )
+
+
+def _without_stream(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name != "stream"}
+
+
+def _operation_name(path: str) -> str:
+    if path in _OPERATIONS:
+        return _OPERATIONS[path]
+    name = path.rpartition("/api/")[2]
+    return "create_blob" if name.startswith("blobs/") else name.replace("/", "_")
+
+
+def _request_facts(body: dict[str, Any]) -> Facts:
+    facts: Facts = {"provider": "ollama"}
+    if isinstance(body.get("model"), str):
+        facts["model"] = body["model"]
+    options = body.get("options") or {}
+    for name in _OPTIONS:
+        if isinstance(options.get(name), (int, float)):
+            facts[name] = options[name]
+    if isinstance(options.get("num_predict"), int):
+        facts["max_tokens"] = options["num_predict"]
+    if options.get("stop"):
+        facts["stop_sequences"] = list(options["stop"])
+    return facts
+
+
+def _rewind_point(kwargs: dict[str, Any]) -> int | None:
+    """Where a file given as the body stands; None for anything that cannot be sent twice."""
+    content: Any = kwargs.get("content")
+    return content.tell() if hasattr(content, "seek") and hasattr(content, "tell") else None
+
+
+def _prepared(api: Any, kwargs: dict[str, Any], operation: Operation | None) -> dict[str, Any]:
+    """The keywords of one attempt: a timeout that ends, and a file from its beginning."""
+    if operation is None:
+        return kwargs
+    rewind = operation.call.own["rewind"]
+    if rewind is not None:
+        kwargs["content"].seek(rewind)
+    own = kwargs.get("timeout", api._client.timeout)
+    limit = operation.attempt_timeout
+    if limit is None and getattr(own, "read", own) is None:
+        limit = _TIMEOUT
+    return kwargs if limit is None else {**kwargs, "timeout": clamped(own, limit)}
+
+
+# -- the answer ----------------------------------------------------------------------------------------------------
+
+
+def _facts_of(result: Any) -> Facts:
+    get = getattr(result, "get", None)
+    if get is None:  # an httpx response of a call without a body of interest
+        return {}
+    facts: Facts = {}
+    for fact, key in (
+        ("response_model", "model"),
+        ("input_tokens", "prompt_eval_count"),
+        ("output_tokens", "eval_count"),
+    ):
+        value = get(key)
+        if isinstance(value, (str, int)):
+            facts[fact] = value
+    if get("done_reason"):
+        facts["finish_reasons"] = [get("done_reason")]
+    return facts
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+
+def _response_error_verdict(error: Any) -> Verdict:
+    if error.status_code == _STREAM_ENDED_WITH_ERROR:
+        return Verdict(Weight.FAILURE, error_type="ResponseError")
+    headers = getattr(getattr(error.__context__, "response", None), "headers", {})
+    verdict = status_verdict(error.status_code, headers, _SPECIAL_STATUSES)
+    if verdict.hint is not None and verdict.status == 503:  # busy, and it says until when: not broken
+        return Verdict(Weight.IGNORED, verdict.retry, "503", 503, verdict.hint)
+    return verdict
+
+
+@functools.cache
+def _circuit_open_type() -> Any:
+    import ollama
+
+    class CircuitOpen(CircuitOpenError, ollama.ResponseError, ConnectionError):
+        """A refused call, as ollama's callers catch it: those who expect a status, and those who expect no server."""
+
+    return CircuitOpen

@@ -1,0 +1,213 @@
+"""Readers of streams: they hand every item on and settle the operation once, however the stream ends.
+
+Class-based and without any context attached between two items: exhaustion, an error, ``close``, an early ``break``,
+garbage collection and never being iterated all end the operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+from stormproof.resilience.operation import Operation
+
+#: Takes what an item tells into ``operation.facts``. Must not fail and must not keep the item.
+Observe = Callable[[Operation, Any], None]
+
+
+#: What ``retry`` returns for the first item of a stream that has none.
+EXHAUSTED = object()
+
+
+class _Reader:
+    def __init__(self, operation: Operation, observe: Observe) -> None:
+        self._operation = operation
+        self._observe = observe
+        #: While a step runs, the client may close the response before its error gets here: the step decides.
+        self.stepping = False
+
+    def closed(self) -> None:
+        """The response was closed by someone: the end, unless a step is running."""
+        if not self.stepping:
+            self._operation.close()
+
+    def __del__(self) -> None:
+        try:
+            self._operation.close()
+        except Exception:  # noqa: S110  # at interpreter exit nothing is left to report with
+            pass
+
+    def _took(self, item: Any) -> Any:
+        self._operation.item()
+        self._observe(self._operation, item)
+        return item
+
+
+class Reader(_Reader):
+    """Stands in for the iterator of a synchronous stream.
+
+    ``retry`` is called when the stream fails before its first item and a retry was decided on; it returns the first
+    item of a new stream (or ``EXHAUSTED``) and that stream's iterator.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        iterator: Iterator[Any],
+        observe: Observe,
+        retry: Callable[[], tuple[Any, Iterator[Any]]],
+    ) -> None:
+        super().__init__(operation, observe)
+        self._iterator = iterator
+        self._retry = retry
+
+    def __iter__(self) -> Reader:
+        return self
+
+    def __next__(self) -> Any:
+        self.stepping = True
+        try:
+            return self._took(self._step())
+        except StopIteration:
+            self._operation.succeed()
+            raise
+        finally:
+            self.stepping = False
+
+    def _step(self) -> Any:
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self._operation.fail(error)
+            if self._operation.wait is None:
+                raise
+        item, self._iterator = self._retry()
+        if item is EXHAUSTED:
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        """Close the stream, as ``generator.close``."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+        self.closed()
+
+
+class AsyncReader(_Reader):
+    """As :class:`Reader`, for asynchronous streams."""
+
+    def __init__(
+        self,
+        operation: Operation,
+        iterator: AsyncIterator[Any],
+        observe: Observe,
+        retry: Callable[[], Awaitable[tuple[Any, AsyncIterator[Any]]]],
+    ) -> None:
+        super().__init__(operation, observe)
+        self._iterator = iterator
+        self._retry = retry
+
+    def __aiter__(self) -> AsyncReader:
+        return self
+
+    async def __anext__(self) -> Any:
+        self.stepping = True
+        try:
+            return self._took(await self._step())
+        except StopAsyncIteration:
+            self._operation.succeed()
+            raise
+        finally:
+            self.stepping = False
+
+    async def _step(self) -> Any:
+        try:
+            return await self._iterator.__anext__()
+        except StopAsyncIteration:
+            raise
+        except BaseException as error:
+            self._operation.fail(error)
+            if self._operation.wait is None:
+                raise
+        item, self._iterator = await self._retry()
+        if item is EXHAUSTED:
+            raise StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        """Close the stream, as ``async_generator.aclose``."""
+        close = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
+        self.closed()
+
+
+def watch_response(response: Any, operation: Operation) -> None:
+    """End the operation with an open httpx response that the app reads by itself (raw and streamed responses).
+
+    Its own ``iter_raw`` and ``close`` are shadowed on this one object; its type stays what it is.
+    """
+    own = vars(response)
+    if hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__"):
+        own["aiter_raw"] = _watched_async(response.aiter_raw, operation)
+        own["aclose"] = then_async(response.aclose, operation.close)
+    else:
+        own["iter_raw"] = _watched(response.iter_raw, operation)
+        own["close"] = then(response.close, operation.close)
+
+
+def then(function: Callable[[], Any], after: Callable[[], None]) -> Callable[[], Any]:
+    """``function`` followed by ``after``, whether it raises or not."""
+
+    def both() -> Any:
+        try:
+            return function()
+        finally:
+            after()
+
+    return both
+
+
+def then_async(function: Callable[[], Awaitable[Any]], after: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
+    """As :func:`then`."""
+
+    async def both() -> Any:
+        try:
+            return await function()
+        finally:
+            after()
+
+    return both
+
+
+def _watched(read: Callable[..., Iterator[bytes]], operation: Operation) -> Callable[..., Iterator[bytes]]:
+    def read_watched(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        try:
+            for chunk in read(*args, **kwargs):
+                operation.item()
+                yield chunk
+        except Exception as error:
+            operation.fail(error, final=True)
+            raise
+        operation.succeed()
+
+    return read_watched
+
+
+def _watched_async(
+    read: Callable[..., AsyncIterator[bytes]], operation: Operation
+) -> Callable[..., AsyncIterator[bytes]]:
+    async def read_watched(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in read(*args, **kwargs):
+                operation.item()
+                yield chunk
+        except Exception as error:
+            operation.fail(error, final=True)
+            raise
+        operation.succeed()
+
+    return read_watched

@@ -1,0 +1,112 @@
+"""What failures of HTTP mean, whichever client they come through: httpx and httpx2 errors, statuses, hints to wait."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from stormproof.resilience.outcome import Retry, Verdict, Weight
+
+_TRANSPORTS = ("httpx", "httpx2")
+_PORTS = {"http": 80, "https": 443}
+
+_SURELY_NOT_SENT = (Weight.FAILURE, Retry.ALWAYS)
+_PERHAPS_CARRIED_OUT = (Weight.FAILURE, Retry.IF_REPLAY_SAFE)
+_LOCAL = (Weight.IGNORED, Retry.NEVER)
+
+#: By the name of the error's class, the most special one first.
+_ERRORS: Mapping[str, tuple[Weight, Retry]] = {
+    "ConnectError": _SURELY_NOT_SENT,
+    "ConnectTimeout": _SURELY_NOT_SENT,
+    "PoolTimeout": (Weight.IGNORED, Retry.ALWAYS),
+    "LocalProtocolError": _LOCAL,
+    "UnsupportedProtocol": _LOCAL,
+    "DecodingError": _LOCAL,
+    "TooManyRedirects": _LOCAL,
+    "InvalidURL": _LOCAL,
+    "TimeoutException": _PERHAPS_CARRIED_OUT,
+    "TransportError": _PERHAPS_CARRIED_OUT,
+}
+
+_STATUSES: Mapping[int, tuple[Weight, Retry]] = {
+    408: (Weight.IGNORED, Retry.ALWAYS),
+    429: (Weight.IGNORED, Retry.ALWAYS),
+    500: _SURELY_NOT_SENT,
+    501: _LOCAL,
+    502: _PERHAPS_CARRIED_OUT,
+    503: _SURELY_NOT_SENT,
+    504: _PERHAPS_CARRIED_OUT,
+    505: _LOCAL,
+    529: _SURELY_NOT_SENT,
+}
+
+
+def error_verdict(error: BaseException) -> Verdict | None:
+    """The meaning of an httpx or httpx2 error; None if it is not one."""
+    for cls in type(error).__mro__:
+        if cls.__module__.partition(".")[0] in _TRANSPORTS and cls.__name__ in _ERRORS:
+            weight, retry = _ERRORS[cls.__name__]
+            return Verdict(weight, retry, error_type=type(error).__name__)
+    return None
+
+
+def status_verdict(
+    status: int, headers: Mapping[str, str], special: Mapping[int, tuple[Weight, Retry]] | None = None
+) -> Verdict:
+    """The meaning of an HTTP error status. ``special`` is where a client differs from the common table."""
+    if special is not None and status in special:
+        weight, retry = special[status]
+    elif status in _STATUSES:
+        weight, retry = _STATUSES[status]
+    elif status >= 500:
+        weight, retry = Weight.FAILURE, Retry.NEVER
+    else:
+        weight, retry = Weight.SUCCESS, Retry.NEVER  # the server is alive and says no
+    should_retry = headers.get("x-should-retry")
+    if should_retry in ("true", "false"):
+        retry = Retry.ALWAYS if should_retry == "true" else Retry.NEVER
+    return Verdict(weight, retry, error_type=str(status), status=status, hint=retry_after(headers))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the server asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or HTTP date; else None."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None or not text:
+        return seconds
+    try:
+        # A date is on the wall clock, the only use of it; the wait made of it runs on the monotonic one.
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return number if number >= 0 and math.isfinite(number) else None
+
+
+def address(url: Any) -> tuple[str, int]:
+    """(host, port) of a URL, which may be a string or an httpx URL. The path, query and credentials are left out."""
+    parts = urlsplit(str(url))
+    return parts.hostname or "unknown", parts.port or _PORTS.get(parts.scheme, 0)
+
+
+def clamped(timeout: Any, limit: float | None) -> Any:
+    """``timeout`` (seconds, None for no limit, or an httpx ``Timeout``) cut down to ``limit`` seconds."""
+    if limit is None:
+        return timeout
+    if timeout is None or isinstance(timeout, (int, float)):
+        return limit if timeout is None else min(timeout, limit)
+    parts = {name: clamped(getattr(timeout, name), limit) for name in ("connect", "read", "write", "pool")}
+    return type(timeout)(**parts)
