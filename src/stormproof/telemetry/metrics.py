@@ -1,0 +1,160 @@
+"""Metrics: official ones per operation, ours per attempt, and plain numbers read at collection time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
+from opentelemetry.util.types import AttributeValue
+
+from stormproof.resilience.breaker import State
+from stormproof.resilience.events import Listener
+from stormproof.resilience.operation import Attempt, Operation
+from stormproof.resilience.targets import Targets
+from stormproof.telemetry import names
+from stormproof.telemetry.spans import identity
+
+#: Series of ``resilience.operations`` beyond this many are counted under ``_OTHER``.
+_MOST_SERIES = 2000
+_OVERFLOW = (("otel.metric.overflow", True),)
+_MOST_ATTEMPTS_NAMED = 8
+
+
+class Metrics(Listener):
+    """Records durations inside the attempt's or operation's context, so that exemplars lead to its trace."""
+
+    def __init__(self, meter_provider: MeterProvider | None, version: str, targets: Targets) -> None:
+        meter = get_meter(names.SCOPE, version, meter_provider, names.SCHEMA_URL)
+        self._targets = targets
+        self._operations: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
+        self._attempt_duration = _seconds(
+            meter, names.ATTEMPT_DURATION, "Duration of one attempt.", names.ATTEMPT_BUCKETS
+        )
+        self._retry_delay = _seconds(meter, names.RETRY_DELAY_HISTOGRAM, "Wait before a retry.", names.ATTEMPT_BUCKETS)
+        self._gen_ai_duration = _seconds(
+            meter, names.GEN_AI_DURATION, "GenAI operation duration.", names.GEN_AI_DURATION_BUCKETS
+        )
+        self._db_duration = _seconds(
+            meter, names.DB_DURATION, "Duration of database client operations.", names.DB_DURATION_BUCKETS
+        )
+        self._first_chunk = _seconds(
+            meter, names.GEN_AI_FIRST_CHUNK, "Time to receive the first chunk.", names.GEN_AI_CHUNK_BUCKETS
+        )
+        self._per_chunk = _seconds(
+            meter, names.GEN_AI_PER_CHUNK, "Time per output chunk after the first.", names.GEN_AI_CHUNK_BUCKETS
+        )
+        self._tokens = meter.create_histogram(
+            names.GEN_AI_TOKENS,
+            "{token}",
+            "Number of input and output tokens used.",
+            explicit_bucket_boundaries_advisory=names.GEN_AI_TOKEN_BUCKETS,
+        )
+        meter.create_observable_counter(
+            names.OPERATIONS, [self._observe_operations], "{operation}", "Operations by outcome and attempts."
+        )
+        meter.create_observable_gauge(
+            names.RETRY_BUDGET, [self._observe_budgets], "1", "Share of the retry budget that is left."
+        )
+        meter.create_observable_up_down_counter(
+            names.BREAKER_STATUS, [self._observe_states], "1", "1 for the state the breaker is in, 0 for the others."
+        )
+        meter.create_observable_counter(
+            names.BREAKER_TRANSITIONS, [self._observe_transitions], "{transition}", "Changes of a breaker's state."
+        )
+        meter.create_observable_counter(
+            names.BREAKER_CALLS, [self._observe_calls], "{call}", "Calls as the breaker counted them."
+        )
+
+    # -- recorded as it happens --------------------------------------------------------------------------------------
+
+    def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
+        attributes = identity(operation)
+        attributes[names.ATTEMPT_TYPE] = attempt.type
+        if attempt.verdict is not None and attempt.verdict.error_type is not None:
+            attributes[names.ERROR_TYPE] = attempt.verdict.error_type
+        self._attempt_duration.record(attempt.ended - attempt.started, attributes, attempt.context)
+
+    def retry_scheduled(self, operation: Operation, attempt: Attempt) -> None:
+        attributes = identity(operation)
+        attributes[names.RETRY_DELAY_SOURCE] = operation.wait_source or "backoff"
+        self._retry_delay.record(operation.wait or 0.0, attributes, operation.context)
+
+    def operation_ended(self, operation: Operation) -> None:
+        attributes = identity(operation)
+        if operation.error_type is not None:
+            attributes[names.ERROR_TYPE] = operation.error_type
+        self._count(operation, attributes)
+        duration = operation.ended - operation.started
+        if operation.call.client.system in names.DATABASES:
+            if "collection" in operation.call.facts:
+                attributes[names.DB_COLLECTION] = operation.call.facts["collection"]
+            self._db_duration.record(duration, attributes, operation.context)
+        else:
+            self._record_gen_ai(operation, attributes, duration)
+
+    def _record_gen_ai(self, operation: Operation, attributes: dict[str, AttributeValue], duration: float) -> None:
+        facts = operation.facts
+        for fact, source in (("model", operation.call.facts), ("response_model", facts)):
+            if fact in source:
+                attributes[names.FACTS[fact]] = source[fact]
+        context = operation.context
+        self._gen_ai_duration.record(duration, attributes, context)
+        if operation.items:
+            self._first_chunk.record(operation.first_item_at - operation.started, attributes, context)
+        if operation.items > 1:
+            each = (operation.last_item_at - operation.first_item_at) / (operation.items - 1)
+            self._per_chunk.record(each, attributes, context)
+        for token_type in ("input", "output"):
+            if f"{token_type}_tokens" in facts:
+                typed = {**attributes, names.GEN_AI_TOKEN_TYPE: token_type}
+                self._tokens.record(facts[f"{token_type}_tokens"], typed, context)
+
+    def _count(self, operation: Operation, attributes: dict[str, AttributeValue]) -> None:
+        count = operation.attempts
+        attempts = str(count) if count <= _MOST_ATTEMPTS_NAMED else f"{_MOST_ATTEMPTS_NAMED + 1}+"
+        key = (*attributes.items(), (names.ATTEMPT_COUNT, attempts))
+        if key not in self._operations and len(self._operations) >= _MOST_SERIES:
+            key = _OVERFLOW
+        self._operations[key] = self._operations.get(key, 0) + 1
+
+    # -- read at collection time -------------------------------------------------------------------------------------
+
+    def _observe_operations(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, dict(key)) for key, count in list(self._operations.items())]
+
+    def _observe_budgets(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(target.budget.share_left, {names.TARGET_NAME: target.name}) for target in self._targets]
+
+    def _observe_states(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(
+                int(target.breaker.state is state), {names.BREAKER_NAME: target.name, names.BREAKER_STATE: state.value}
+            )
+            for target in self._targets
+            for state in State
+        ]
+
+    def _observe_transitions(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(
+                count,
+                {
+                    names.BREAKER_NAME: target.name,
+                    names.BREAKER_PREVIOUS_STATE: previous.value,
+                    names.BREAKER_STATE: state.value,
+                },
+            )
+            for target in self._targets
+            for (previous, state), count in list(target.breaker.transitions.items())
+        ]
+
+    def _observe_calls(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(count, {names.BREAKER_NAME: target.name, names.BREAKER_OUTCOME: outcome})
+            for target in self._targets
+            for outcome, count in target.breaker.calls.items()
+        ]
+
+
+def _seconds(meter: Meter, name: str, description: str, buckets: tuple[float, ...]) -> Histogram:
+    return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=buckets)

@@ -1,0 +1,208 @@
+"""Spans: operation → attempts (→ HTTP, by the official instrumentation), and one for each change of a breaker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.util.types import Attributes, AttributeValue
+
+from stormproof.resilience.breaker import State, StateChange
+from stormproof.resilience.events import Listener
+from stormproof.resilience.operation import CIRCUIT_OPEN, Attempt, Operation
+from stormproof.resilience.targets import Target
+from stormproof.telemetry import names
+
+#: Where the HTTP instrumentation's hook finds the running attempt.
+ATTEMPT_KEY = otel_context.create_key("stormproof-attempt")
+
+
+class Spans(Listener):
+    """Gives each operation and attempt its span and context; the metrics and logs listeners read both."""
+
+    def __init__(self, tracer_provider: TracerProvider | None, version: str, *, breaker_spans: bool) -> None:
+        self._provider = tracer_provider
+        self._version = version
+        self._breaker_spans = breaker_spans
+        self._tracers: dict[str, Tracer] = {}
+
+    def capture(self) -> Context:
+        return otel_context.get_current()
+
+    def operation_started(self, operation: Operation) -> None:
+        call = operation.call
+        parent = call.parent if call.parent is not None else otel_context.get_current()
+        if not _is_instrumentation_on(parent):
+            operation.context = parent
+            return
+        span = self._tracer(call.client.system).start_span(
+            f"{call.operation} {call.subject}" if call.subject else call.operation,
+            context=parent,
+            kind=SpanKind.CLIENT,
+            attributes=_request_attributes(operation),
+        )
+        operation.span = span
+        operation.context = trace.set_span_in_context(span, parent)
+
+    def attempt_started(self, operation: Operation, attempt: Attempt) -> None:
+        context = operation.context
+        if operation.span is not None and operation.span.is_recording():
+            attempt.span = self._tracer(operation.call.client.system).start_span(
+                names.ATTEMPT_SPAN.format(operation=operation.call.operation),
+                context=context,
+                attributes=_attempt_attributes(operation, attempt),
+            )
+            context = trace.set_span_in_context(attempt.span, context)
+        attempt.context = otel_context.set_value(ATTEMPT_KEY, attempt, context)
+        attempt.token = otel_context.attach(attempt.context)
+
+    def attempt_returned(self, operation: Operation, attempt: Attempt) -> None:
+        if attempt.token is not None:
+            token, attempt.token = attempt.token, None
+            otel_context.detach(token)
+
+    def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
+        verdict, span = attempt.verdict, attempt.span
+        if span is None or verdict is None:
+            return
+        if verdict.status is not None:
+            is_database = operation.call.client.system in names.DATABASES
+            span.set_attribute(names.HTTP_STATUS, verdict.status)
+            if is_database:
+                span.set_attribute(names.DB_STATUS, str(verdict.status))
+        if verdict.error_type is not None:
+            _mark_failed(span, verdict.error_type)
+        span.end()
+
+    def retry_scheduled(self, operation: Operation, attempt: Attempt) -> None:
+        if operation.span is not None and operation.span.is_recording():
+            operation.span.add_event(names.RETRY_SCHEDULED, retry_attributes(operation, attempt))
+
+    def first_chunk(self, operation: Operation) -> None:
+        if operation.span is not None:
+            elapsed = operation.first_item_at - operation.started
+            operation.span.set_attribute(names.GEN_AI_TIME_TO_FIRST_CHUNK, elapsed)
+
+    def operation_ended(self, operation: Operation) -> None:
+        span: Span | None = operation.span
+        if span is None:
+            return
+        if span.is_recording():
+            span.set_attributes(_result_attributes(operation))
+            if operation.error_type is not None:
+                _mark_failed(span, operation.error_type)
+                if operation.error_type == CIRCUIT_OPEN and operation.target.breaker.opening is not None:
+                    span.add_link(operation.target.breaker.opening)
+        span.end()
+
+    def breaker_changed(self, target: Target, change: StateChange) -> None:
+        attributes = breaker_attributes(change)
+        cause: Span | None = getattr(change.cause, "span", None)
+        if cause is not None and cause.is_recording():
+            cause.add_event(names.BREAKER_CHANGED, attributes)
+        cause_context = cause.get_span_context() if cause is not None else None
+        opening = cause_context
+        parent = getattr(change.cause, "context", None) or otel_context.get_current()
+        if self._breaker_spans and _is_instrumentation_on(parent):
+            span = self._tracer(target.system).start_span(
+                names.BREAKER_SPAN.format(state=change.state.value),
+                context=parent,
+                attributes=attributes,
+                links=[Link(cause_context)] if cause_context is not None else None,
+            )
+            span.end()
+            opening = span.get_span_context()
+        if change.state is State.OPEN:
+            target.breaker.opening = opening
+
+    def _tracer(self, system: str) -> Tracer:
+        tracer = self._tracers.get(system)
+        if tracer is None:
+            scope = f"{names.SCOPE}.{system}"
+            tracer = trace.get_tracer(scope, self._version, self._provider, names.SCHEMA_URL)
+            self._tracers[system] = tracer
+        return tracer
+
+
+def identity(operation: Operation) -> dict[str, AttributeValue]:
+    """Which operation on which server: the attributes that spans and metrics share. Made once per operation."""
+    call = operation.call
+    system = call.client.system
+    attributes: dict[str, AttributeValue] = {names.SERVER_ADDRESS: call.host, names.SERVER_PORT: call.port}
+    if system in names.DATABASES:
+        attributes[names.DB_SYSTEM] = names.DATABASES[system]
+        attributes[names.DB_OPERATION] = call.operation
+    else:
+        attributes[names.GEN_AI_PROVIDER] = call.facts.get("provider", system)
+        attributes[names.GEN_AI_OPERATION] = call.operation
+    return attributes
+
+
+def retry_attributes(operation: Operation, attempt: Attempt) -> dict[str, AttributeValue]:
+    """Why and how long is waited before the next attempt."""
+    return {
+        names.ATTEMPT_NUMBER: attempt.number,
+        names.RETRY_DELAY: operation.wait or 0.0,
+        names.RETRY_DELAY_SOURCE: operation.wait_source or "backoff",
+        names.ERROR_TYPE: (attempt.verdict and attempt.verdict.error_type) or "_OTHER",
+    }
+
+
+def breaker_attributes(change: StateChange) -> dict[str, AttributeValue]:
+    """A change of state with its window: calls, failures, next probe."""
+    attributes: dict[str, AttributeValue] = {
+        names.BREAKER_NAME: change.breaker,
+        names.BREAKER_STATE: change.state.value,
+        names.BREAKER_PREVIOUS_STATE: change.previous.value,
+        names.BREAKER_REASON: change.reason,
+        names.BREAKER_FAILURES: change.consecutive_failures,
+    }
+    attributes.update({f"{names.BREAKER_CALLS}.{outcome}": count for outcome, count in change.calls.items()})
+    if change.next_probe:
+        attributes[names.BREAKER_NEXT_PROBE] = change.next_probe
+    cause: Span | None = getattr(change.cause, "span", None)
+    if cause is not None:
+        attributes[names.BREAKER_CAUSE_TRACE] = trace.format_trace_id(cause.get_span_context().trace_id)
+    return attributes
+
+
+def _is_instrumentation_on(context: Context) -> bool:
+    return not (context.get("suppress_instrumentation") or context.get(otel_context._SUPPRESS_INSTRUMENTATION_KEY))
+
+
+def _request_attributes(operation: Operation) -> Attributes:
+    return {**identity(operation), **_official(operation.call.facts)}
+
+
+def _official(facts: dict[str, Any]) -> dict[str, AttributeValue]:
+    return {names.FACTS[fact]: value for fact, value in facts.items() if fact in names.FACTS}
+
+
+def _attempt_attributes(operation: Operation, attempt: Attempt) -> dict[str, AttributeValue]:
+    attributes = identity(operation)
+    attributes[names.ATTEMPT_NUMBER] = attempt.number
+    attributes[names.ATTEMPT_TYPE] = attempt.type
+    if attempt.delay_source is not None:
+        attributes[names.RETRY_DELAY] = attempt.delay
+        attributes[names.RETRY_DELAY_SOURCE] = attempt.delay_source
+    return attributes
+
+
+def _result_attributes(operation: Operation) -> dict[str, AttributeValue]:
+    breaker = operation.target.breaker
+    attributes = _official(operation.facts)
+    attributes[names.ATTEMPT_COUNT] = operation.attempts
+    attributes[names.RETRY_TOTAL_DELAY] = operation.total_delay
+    attributes[names.BREAKER_NAME] = breaker.name
+    attributes[names.BREAKER_STATE] = breaker.state.value
+    if operation.gave_up is not None and operation.error_type is not None:
+        attributes[names.RETRY_GAVE_UP] = operation.gave_up.value
+    return attributes
+
+
+def _mark_failed(span: Span, error_type: str) -> None:
+    span.set_attribute(names.ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR, error_type))
