@@ -1,0 +1,252 @@
+"""Wires clients, runner and telemetry together. The only place that knows them all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from stormproof import settings as settings_module
+from stormproof.notice import say_once
+from stormproof.settings import Settings
+from stormproof.version import __version__
+
+if TYPE_CHECKING:
+    from stormproof.clients.patching import Splices
+    from stormproof.resilience.runner import Runner
+
+_log = logging.getLogger("stormproof")
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Hook:
+    """When ``module`` is imported, ``function`` of ``stormproof.clients.{client}`` splices into it."""
+
+    client: str
+    module: str
+    function: str
+
+
+@dataclass(frozen=True)
+class Supported:
+    """A client: the distribution that brings it, and the versions that were tried."""
+
+    distribution: str
+    versions: str
+
+
+#: A new client is one line here, one in HOOKS, and one file in ``clients/``.
+CLIENTS = {
+    "openai": Supported("openai", ">=1.40,<4"),
+    "qdrant": Supported("qdrant-client", ">=1.9.2,<2"),
+    "ollama": Supported("ollama", ">=0.3.3,<1"),
+}
+HOOKS = (
+    Hook("openai", "openai._base_client", "patch"),
+    Hook("ollama", "ollama._client", "patch"),
+    Hook("qdrant", "qdrant_client.http.api_client", "patch"),
+    Hook("qdrant", "qdrant_client.uploader.rest_uploader", "patch_uploader"),
+    Hook("qdrant", "qdrant_client.qdrant_remote", "patch_version_check"),
+    Hook("qdrant", "qdrant_client.async_qdrant_remote", "patch_version_check"),
+)
+
+
+class _Installation:
+    """What is in force in this process."""
+
+    def __init__(self) -> None:
+        self.wanted: set[str] = set()  # clients
+        self.wants_http = False
+        self.hooked: set[str] = set()  # modules whose import is watched; a watch cannot be taken back
+        self.splices: dict[str, Splices] = {}
+        self.providers: dict[str, Any] = {}
+        self.settings: Settings | None = None
+        self.runner: Runner | None = None
+
+
+_state = _Installation()
+
+
+def current_settings() -> Settings:
+    """The settings of this process, read once; what is wrong with them is said once."""
+    with _lock:
+        if _state.settings is None:
+            _state.settings = settings_module.from_environment()
+            for problem in _state.settings.problems:
+                say_once(problem, problem)
+        return _state.settings
+
+
+def protect_client(client: str, **providers: Any) -> None:
+    """Splice into a client now if it is imported, or as soon as it is. Idempotent.
+
+    ``providers``: ``tracer_provider``, ``meter_provider``, ``logger_provider``; the global ones by default. The first
+    call decides for the process.
+    """
+    with _lock:
+        if not current_settings().policy_for(client).enabled:
+            return
+        if _state.runner is None:
+            _state.providers.update({name: given for name, given in providers.items() if given is not None})
+        _state.wanted.add(client)
+        for hook in HOOKS:
+            if hook.client == client:
+                _watch(hook)
+
+
+def observe_http(**providers: Any) -> None:
+    """Let the official instrumentations make HTTP spans below the attempts. Idempotent."""
+    from stormproof.telemetry import http
+
+    disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").replace(" ", "").split(",")
+    with _lock:
+        _state.wants_http = True
+        for module in http.INSTRUMENTORS:
+            if not {module, "*"} & set(disabled) and module not in _state.hooked:
+                _state.hooked.add(module)
+                http.instrument_when_imported(module, lambda: _state.wants_http, **providers)
+
+
+def release_client(client: str) -> None:
+    """Take exactly what was spliced into a client out again. Idempotent."""
+    with _lock:
+        _state.wanted.discard(client)
+        for hook in HOOKS:
+            if hook.client == client and hook.module in _state.splices:
+                _state.splices.pop(hook.module).remove()
+        if not _state.wanted:
+            _state.runner = None
+            _state.settings = None
+            _state.providers = {}
+
+
+def release_http() -> None:
+    """Take the official HTTP instrumentations out again if they came with us. Idempotent."""
+    from stormproof.telemetry import http
+
+    with _lock:
+        if _state.wants_http:
+            _state.wants_http = False
+            for module in http.INSTRUMENTORS:
+                if module in _state.hooked:
+                    http.uninstrument(module)
+
+
+def announce() -> None:
+    """The start line: what is protected, how, and that prompts are not recorded. Once a process."""
+    if _is_worker_process():
+        return
+    policy = current_settings().policy_for("openai")
+    parts = [_availability(client) for client in CLIENTS if client in _state.wanted]
+    say_once(
+        "start",
+        f" {__version__}: {'  '.join(part for part in parts if part)} | "
+        f"{policy.retry.attempts} attempts, {policy.deadline:g} s | content off",
+    )
+
+
+def _watch(hook: Hook) -> None:
+    """Call ``_arrived`` when the module is imported; at once if it is already."""
+    if hook.module in _state.hooked:
+        if hook.module in sys.modules:
+            _arrived(hook, sys.modules[hook.module])
+        return
+    _state.hooked.add(hook.module)
+    wrapt.register_post_import_hook(partial(_arrived, hook), hook.module)
+
+
+def _arrived(hook: Hook, module: ModuleType) -> None:
+    """Splice in. An exception here would fail the app's import: nothing gets out."""
+    with _lock:
+        if hook.client not in _state.wanted or hook.module in _state.splices:
+            return
+        try:
+            announce()
+            if not _is_supported(hook.client):
+                return
+            patch: Callable[[ModuleType, Runner], Splices] = getattr(
+                import_module(f"stormproof.clients.{hook.client}"), hook.function
+            )
+            _state.splices[hook.module] = patch(module, _runner())
+        except Exception as error:
+            _broken(hook.client, f"{type(error).__name__}: {error}")
+            _log.debug("hook of %s failed", hook.module, exc_info=True)
+
+
+def _runner() -> Runner:
+    """The one runner, made when the first client arrives."""
+    if _state.runner is None:
+        from stormproof.resilience.clock import monotonic
+        from stormproof.resilience.events import Fanout
+        from stormproof.resilience.runner import Runner
+        from stormproof.resilience.targets import Targets
+
+        settings = current_settings()
+        targets = Targets(
+            settings.policy_for, monotonic, lambda target, change: listener.breaker_changed(target, change)
+        )
+        listener = Fanout(*_listeners(settings, targets))
+        _state.runner = Runner(targets, listener, monotonic)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=targets.after_fork)
+    return _state.runner
+
+
+def _listeners(settings: Settings, targets: Any) -> tuple[Any, ...]:
+    from stormproof.telemetry.logs import Logs
+    from stormproof.telemetry.metrics import Metrics
+    from stormproof.telemetry.spans import Spans
+
+    providers = _state.providers
+    return (
+        Spans(providers.get("tracer_provider"), __version__, breaker_spans=settings.breaker_spans),
+        Metrics(providers.get("meter_provider"), __version__, targets),
+        Logs(providers.get("logger_provider"), __version__),
+    )
+
+
+def _availability(client: str) -> str:
+    """ "openai 3.54 ✓", or nothing where it is not installed."""
+    try:
+        installed = version(CLIENTS[client].distribution)
+    except PackageNotFoundError:
+        return ""
+    short = ".".join(installed.split(".")[:2])
+    return f"{client} {short} {'✓' if _is_supported(client, tell=False) else '✗'}"
+
+
+def _is_supported(client: str, *, tell: bool = True) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    supported = CLIENTS[client]
+    installed = version(supported.distribution)
+    if SpecifierSet(supported.versions).contains(installed, prereleases=True):
+        return True
+    if tell:
+        _broken(client, f"version {installed} is outside {supported.versions}")
+    return False
+
+
+def _broken(client: str, reason: str) -> None:
+    supported = CLIENTS[client]
+    say_once(
+        f"broken {client}",
+        f"WARNING: {client} is not protected: {reason}; pip install '{supported.distribution}{supported.versions}'",
+    )
+
+
+def _is_worker_process() -> bool:
+    """Whether this is a process of the app's own multiprocessing pools: they need no start line each."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
