@@ -193,10 +193,9 @@ def _runner() -> Runner:
         from stormproof.resilience.targets import Targets
 
         settings = current_settings()
-        targets = Targets(
-            settings.policy_for, monotonic, lambda target, change: listener.breaker_changed(target, change)
-        )
-        listener = Fanout(*_listeners(settings, targets))
+        listener = Fanout()
+        targets = Targets(settings.policy_for, monotonic, listener.breaker_changed)
+        listener.add(*_listeners(settings, targets))
         _state.runner = Runner(targets, listener, monotonic)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=targets.after_fork)

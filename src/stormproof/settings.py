@@ -6,7 +6,6 @@ dots written as ``__`` (``STORMPROOF_OPENAI__RETRY__ATTEMPTS=3``). Durations are
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -22,6 +21,7 @@ SYSTEMS = ("openai", "ollama", "qdrant")
 #: Seconds within which a call's waits and new attempts must fit: a vector search is awaited by someone.
 _DEFAULT_DEADLINES = {"qdrant": 10.0}
 
+_MOST = 1000
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 _CONSOLE_MODES = ("auto", "text", "json", "off")
 
@@ -41,7 +41,7 @@ def _positive(number: float) -> float:
 
 def _whole(text: str) -> int:
     number = int(text)
-    if not 1 <= number <= 1000:
+    if not 1 <= number <= _MOST:
         raise ValueError
     return number
 
@@ -73,7 +73,7 @@ class _Kind:
 
 
 _DURATION = _Kind(_duration, "a duration above 0, such as 500ms, 2s, 1m or seconds")
-_COUNT = _Kind(_whole, "a whole number from 1 to 1000")
+_COUNT = _Kind(_whole, f"a whole number from 1 to {_MOST}")
 _SWITCH = _Kind(_switch, "true or false")
 
 #: Every key of a policy, what it takes, in the order in which it is listed to people.
@@ -147,7 +147,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
                 value = _parse(name, environ[name], KEYS[key])
                 for system in systems:
                     chosen[system][key] = value
-        except SettingError as error:
+        except SettingError as error:  # noqa: PERF203  # the next setting may be right
             problems.append(str(error))
     policies = {system: _policy(system, values) for system, values in chosen.items()}
     return Settings(policies=policies, problems=tuple(problems), **process)
@@ -178,6 +178,8 @@ def _variable(key: str, system: str = "") -> str:
 
 
 def _unknown(name: str, allowed: list[str]) -> str:
+    import difflib  # only for those who mistype
+
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"did you mean {close[0]}?" if close else "allowed: " + ", ".join(allowed)
     return f"{name} is not a setting, it is ignored; {hint}"

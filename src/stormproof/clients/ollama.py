@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from stormproof.resilience.targets import Target
 
 #: Seconds. The client's own default is no timeout at all; a frozen server would hold a call for ever.
 _TIMEOUT = 600.0
+_BUSY = 503
 _STREAM_ENDED_WITH_ERROR = -1  # ResponseError.status_code of an error line inside a stream
 _SPECIAL_STATUSES = {409: (Weight.SUCCESS, Retry.NEVER)}
 
@@ -69,13 +71,30 @@ class Ollama:
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
     """Splice into ollama. ``module`` is the imported ``ollama._client``."""
-    client = Ollama()
+    requests = _Requests(runner)
     splices = Splices()
+    splices.add(module.Client, "_request", requests.run)
+    splices.add(module.AsyncClient, "_request", requests.run_async)
+    if hasattr(module.Client, "_request_raw"):  # since 0.4
+        splices.add(module.Client, "_request_raw", requests.run)
+        splices.add(module.AsyncClient, "_request_raw", requests.run_async)
+    else:
+        splices.add(module.Client, "_stream", requests.stream)
+        splices.add(module.AsyncClient, "_stream", requests.awaited_stream)
+    return splices
 
-    def unary(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+
+class _Requests:
+    """What takes the place of the clients' request methods."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._client = Ollama()
+        self._runner = runner
+
+    def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("stream"):
-            return stream(functools.partial(original, stream=True), api, args, _without_stream(kwargs))
-        operation = begin(runner, _describe, client, api, args, kwargs)
+            return self.stream(functools.partial(original, stream=True), api, args, _without_stream(kwargs))
+        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
         if operation is None:
             return original(api, *args, **kwargs)
 
@@ -84,13 +103,12 @@ def patch(module: ModuleType, runner: Runner) -> Splices:
             with protecting():
                 return original(api, *args, **changed)
 
-        return runner.run(operation, send)
+        return self._runner.run(operation, send)
 
-    async def unary_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("stream"):
-            opener = functools.partial(original, stream=True)
-            return stream_async(opener, api, args, _without_stream(kwargs))
-        operation = begin(runner, _describe, client, api, args, kwargs)
+            return self.stream_async(functools.partial(original, stream=True), api, args, _without_stream(kwargs))
+        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
         if operation is None:
             return await original(api, *args, **kwargs)
 
@@ -99,54 +117,46 @@ def patch(module: ModuleType, runner: Runner) -> Splices:
             with protecting():
                 return await original(api, *args, **changed)
 
-        return await runner.run_async(operation, send)
+        return await self._runner.run_async(operation, send)
 
-    def stream(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-        def send(operation: Operation, attempt: Attempt) -> tuple[Any, Iterator[Any]]:
+    def stream(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        def send(operation: Operation | None, attempt: Attempt | None) -> tuple[Any, Iterator[Any]]:
             changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
             with protecting():
                 items = original(api, *args, **changed)
                 return next(items, EXHAUSTED), items
 
-        parent = runner.capture()
-        return _read(lambda: begin(runner, _describe, client, api, args, kwargs, parent), runner, send)
+        describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
+        return _read(describe, self._runner, send)
 
-    def stream_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-        async def send(operation: Operation, attempt: Attempt) -> tuple[Any, AsyncIterator[Any]]:
+    def stream_async(
+        self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        async def send(operation: Operation | None, attempt: Attempt | None) -> tuple[Any, AsyncIterator[Any]]:
             changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
             with protecting():
                 items = original(api, *args, **changed)
                 items = await items if inspect.isawaitable(items) else items
                 return await anext(items, EXHAUSTED), items
 
-        parent = runner.capture()
-        return _read_async(lambda: begin(runner, _describe, client, api, args, kwargs, parent), runner, send)
+        describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
+        return _read_async(describe, self._runner, send)
 
-    async def stream_async_old(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return stream_async(original, api, args, kwargs)  # 0.3 awaits its stream before it iterates
-
-    newer = hasattr(module.Client, "_request_raw")
-    for owner, call_wrapper, stream_wrapper in (
-        (module.Client, unary, stream),
-        (module.AsyncClient, unary_async, stream_async_old),
-    ):
-        splices.add(owner, "_request", call_wrapper)
-        if newer:
-            splices.add(owner, "_request_raw", call_wrapper)
-        else:
-            splices.add(owner, "_stream", stream_wrapper)
-    return splices
+    async def awaited_stream(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """0.3 awaits its stream before it iterates."""
+        return self.stream_async(original, api, args, kwargs)
 
 
 # -- streams: generators, as the client's own ----------------------------------------------------------------------
 
 
-def _read(begun: Any, runner: Runner, send: Any) -> Iterator[Any]:
-    operation = begun()
-    if operation is None:  # reported; the first attempt's arguments are the original's
-        first, items = send(None, None)
-        yield first
-        yield from items
+def _read(describe: Callable[[], Call], runner: Runner, send: Any) -> Iterator[Any]:
+    operation = begin(runner, describe)
+    if operation is None:  # could not be described, which was reported: the stream as it is
+        item, items = send(None, None)
+        while item is not EXHAUSTED:
+            yield item
+            item = next(items, EXHAUSTED)
         return
     item, items = runner.run(operation, send)
     try:
@@ -166,8 +176,8 @@ def _read(begun: Any, runner: Runner, send: Any) -> Iterator[Any]:
         items.close()
 
 
-async def _read_async(begun: Any, runner: Runner, send: Any) -> AsyncIterator[Any]:
-    operation = begun()
+async def _read_async(describe: Callable[[], Call], runner: Runner, send: Any) -> AsyncIterator[Any]:
+    operation = begin(runner, describe)
     if operation is None:
         item, items = await send(None, None)
         while item is not EXHAUSTED:
@@ -294,8 +304,8 @@ def _response_error_verdict(error: Any) -> Verdict:
         return Verdict(Weight.FAILURE, error_type="ResponseError")
     headers = getattr(getattr(error.__context__, "response", None), "headers", {})
     verdict = status_verdict(error.status_code, headers, _SPECIAL_STATUSES)
-    if verdict.hint is not None and verdict.status == 503:  # busy, and it says until when: not broken
-        return Verdict(Weight.IGNORED, verdict.retry, "503", 503, verdict.hint)
+    if verdict.hint is not None and verdict.status == _BUSY:  # and it says until when: not broken
+        return replace(verdict, weight=Weight.IGNORED)
     return verdict
 
 
@@ -303,7 +313,7 @@ def _response_error_verdict(error: Any) -> Verdict:
 def _circuit_open_type() -> Any:
     import ollama
 
-    class CircuitOpen(CircuitOpenError, ollama.ResponseError, ConnectionError):
+    class OllamaCircuitOpenError(CircuitOpenError, ollama.ResponseError, ConnectionError):
         """A refused call, as ollama's callers catch it: those who expect a status, and those who expect no server."""
 
-    return CircuitOpen
+    return OllamaCircuitOpenError

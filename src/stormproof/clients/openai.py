@@ -9,6 +9,7 @@ import functools
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Target
 
 _DEFAULT_MAX_RETRIES = 2  # a client-level value of 2 cannot be told from the default
+_RATE_LIMITED = 429
 _NO_MORE_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 _SPECIAL_STATUSES = {409: (Weight.IGNORED, Retry.ALWAYS)}
 
@@ -97,11 +99,22 @@ _FINISHED_BADLY = ("LengthFinishReasonError", "ContentFilterFinishReasonError")
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
     """Splice into openai. ``module`` is the imported ``openai._base_client``."""
-    client = OpenAI()
+    requests = _Requests(runner)
     splices = Splices()
+    splices.add(module.SyncAPIClient, "request", requests.run)
+    splices.add(module.AsyncAPIClient, "request", requests.run_async)
+    return splices
 
-    def request(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = begin(runner, _describe, client, api, args, kwargs)
+
+class _Requests:
+    """What takes the place of ``request``. A stream is reopened if it fails before its first item."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._client = OpenAI()
+        self._runner = runner
+
+    def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
         if operation is None:
             return original(api, *args, **kwargs)
 
@@ -110,18 +123,17 @@ def patch(module: ModuleType, runner: Runner) -> Splices:
             return _numbered(original(api, *new_args, **new_kwargs), attempt)
 
         def reopen(operation: Operation, attempt: Attempt) -> tuple[Any, Iterator[Any]]:
-            new = send(operation, attempt)
-            stream.response, iterator = new.response, new._iterator
-            _watch_close(new.response, stream._iterator)
-            return next(iterator, EXHAUSTED), iterator
+            items = _replaced(result, send(operation, attempt))
+            return next(items, EXHAUSTED), items
 
-        stream = runner.run(operation, send)
+        result = self._runner.run(operation, send)
         if not operation.is_over:
-            harmless(_watch, stream, operation, lambda: runner.resume(operation, reopen), Reader, otherwise=None)
-        return stream
+            retry = functools.partial(self._runner.resume, operation, reopen)
+            harmless(_watch, result, operation, retry, Reader, otherwise=None)
+        return result
 
-    async def request_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = begin(runner, _describe, client, api, args, kwargs)
+    async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
         if operation is None:
             return await original(api, *args, **kwargs)
 
@@ -130,21 +142,14 @@ def patch(module: ModuleType, runner: Runner) -> Splices:
             return _numbered(await original(api, *new_args, **new_kwargs), attempt)
 
         async def reopen(operation: Operation, attempt: Attempt) -> tuple[Any, AsyncIterator[Any]]:
-            new = await send(operation, attempt)
-            stream.response, iterator = new.response, new._iterator
-            _watch_close(new.response, stream._iterator)
-            return await anext(iterator, EXHAUSTED), iterator
+            items = _replaced(result, await send(operation, attempt))
+            return await anext(items, EXHAUSTED), items
 
-        stream = await runner.run_async(operation, send)
+        result = await self._runner.run_async(operation, send)
         if not operation.is_over:
-            harmless(
-                _watch, stream, operation, lambda: runner.resume_async(operation, reopen), AsyncReader, otherwise=None
-            )
-        return stream
-
-    splices.add(module.SyncAPIClient, "request", request)
-    splices.add(module.AsyncAPIClient, "request", request_async)
-    return splices
+            retry = functools.partial(self._runner.resume_async, operation, reopen)
+            harmless(_watch, result, operation, retry, AsyncReader, otherwise=None)
+        return result
 
 
 # -- the request --------------------------------------------------------------------------------------------------
@@ -287,6 +292,13 @@ def _watch(result: Any, operation: Operation, retry: Any, reader_type: Any) -> N
     _watch_close(result.response, reader)
 
 
+def _replaced(stream: Any, new: Any) -> Any:
+    """Let the stream that the app holds go on with the answer of a new one; returns the new one's iterator."""
+    stream.response = new.response
+    _watch_close(new.response, stream._iterator)
+    return new._iterator
+
+
 def _watch_close(response: Any, reader: Any) -> None:
     """Helpers of the client close the response itself, behind the stream's back."""
     if isinstance(reader, AsyncReader):
@@ -332,12 +344,11 @@ def _is_a(error: BaseException, name: str) -> bool:
 
 def _status_verdict(error: Any, response: Any) -> Verdict:
     verdict = status_verdict(response.status_code, response.headers, _SPECIAL_STATUSES)
-    if verdict.status == 429:
-        if error.code in _NO_MORE_MONEY or error.type in _NO_MORE_MONEY:
-            return Verdict(verdict.weight, Retry.NEVER, error_type=str(error.code or error.type), status=429)
-        if verdict.hint is None:
-            return Verdict(verdict.weight, verdict.retry, "429", 429, _reset_hint(response.headers))
-    return verdict
+    if verdict.status != _RATE_LIMITED:
+        return verdict
+    if error.code in _NO_MORE_MONEY or error.type in _NO_MORE_MONEY:
+        return replace(verdict, retry=Retry.NEVER, error_type=str(error.code or error.type), hint=None)
+    return verdict if verdict.hint is not None else replace(verdict, hint=_reset_hint(response.headers))
 
 
 def _reset_hint(headers: Mapping[str, str]) -> float | None:
@@ -366,7 +377,7 @@ def _circuit_open_types() -> tuple[type[Any], type[Any]]:
 
     base = sys.modules["openai._base_client"]
 
-    class CircuitOpen(CircuitOpenError, openai.APIConnectionError):
+    class OpenAICircuitOpenError(CircuitOpenError, openai.APIConnectionError):
         """A refused call, as openai's callers catch it."""
 
-    return CircuitOpen, (getattr(base, "httpx2", None) or base.httpx).Request
+    return OpenAICircuitOpenError, (getattr(base, "httpx2", None) or base.httpx).Request

@@ -98,7 +98,7 @@ _request: ContextVar[tuple[str, str, dict[str, Any]] | None] = ContextVar("storm
 _in_upload: ContextVar[bool] = ContextVar("stormproof_qdrant_upload", default=False)
 
 
-class _UploadFailed(Exception):
+class _UploadFailedError(Exception):
     """Carries a batch's last error through the uploader's own retry loop, which knows only some errors."""
 
 
@@ -136,59 +136,66 @@ class Qdrant:
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
     """Splice into the REST client. ``module`` is the imported ``qdrant_client.http.api_client``."""
-    client = Qdrant()
+    requests = _Requests(runner)
     splices = Splices()
+    splices.add(module.ApiClient, "request", _remember_template)
+    splices.add(module.AsyncApiClient, "request", _remember_template_async)
+    splices.add(module.ApiClient, "send", requests.run)
+    splices.add(module.AsyncApiClient, "send", requests.run_async)
+    return splices
 
-    def request(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        token = _request.set((kwargs.get("method", ""), kwargs.get("url", ""), kwargs.get("path_params") or {}))
-        try:
-            return original(api, *args, **kwargs)
-        finally:
-            _request.reset(token)
 
-    async def request_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        token = _request.set((kwargs.get("method", ""), kwargs.get("url", ""), kwargs.get("path_params") or {}))
-        try:
-            return await original(api, *args, **kwargs)
-        finally:
-            _request.reset(token)
+def _remember_template(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    token = _request.set((kwargs.get("method", ""), kwargs.get("url", ""), kwargs.get("path_params") or {}))
+    try:
+        return original(api, *args, **kwargs)
+    finally:
+        _request.reset(token)
 
-    def send(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = begin(runner, _describe, client, api, args, kwargs)
+
+async def _remember_template_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    token = _request.set((kwargs.get("method", ""), kwargs.get("url", ""), kwargs.get("path_params") or {}))
+    try:
+        return await original(api, *args, **kwargs)
+    finally:
+        _request.reset(token)
+
+
+class _Requests:
+    """What takes the place of ``send``."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._client = Qdrant()
+        self._runner = runner
+
+    def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
         if operation is None:
             return original(api, *args, **kwargs)
 
-        def attempt_once(operation: Operation, attempt: Attempt) -> Any:
+        def send(operation: Operation, attempt: Attempt) -> Any:
             harmless(_clamp, args, kwargs, operation, otherwise=None)
             with protecting():
                 return original(api, *args, **kwargs)
 
         try:
-            return runner.run(operation, attempt_once)
+            return self._runner.run(operation, send)
         except Exception as error:
             if _in_upload.get():
-                raise _UploadFailed from error
+                raise _UploadFailedError from error
             raise
 
-    async def send_async(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = begin(runner, _describe, client, api, args, kwargs)
+    async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
         if operation is None:
             return await original(api, *args, **kwargs)
 
-        async def attempt_once(operation: Operation, attempt: Attempt) -> Any:
+        async def send(operation: Operation, attempt: Attempt) -> Any:
             harmless(_clamp, args, kwargs, operation, otherwise=None)
             with protecting():
                 return await original(api, *args, **kwargs)
 
-        return await runner.run_async(operation, attempt_once)
-
-    for owner, request_wrapper, send_wrapper in (
-        (module.ApiClient, request, send),
-        (module.AsyncApiClient, request_async, send_async),
-    ):
-        splices.add(owner, "request", request_wrapper)
-        splices.add(owner, "send", send_wrapper)
-    return splices
+        return await self._runner.run_async(operation, send)
 
 
 def patch_uploader(module: ModuleType, runner: Runner) -> Splices:
@@ -202,11 +209,10 @@ def patch_uploader(module: ModuleType, runner: Runner) -> Splices:
         token = _in_upload.set(True)
         try:
             return original(*bound.args, **bound.kwargs)
-        except _UploadFailed as failure:
-            error = failure.__cause__
+        except _UploadFailedError as failure:
+            error = failure.__cause__ or failure
         finally:
             _in_upload.reset(token)
-        assert error is not None
         raise error
 
     splices.add(module, "upload_batch", upload_batch)
@@ -286,10 +292,10 @@ def _clamp(args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation) 
 def _circuit_open_type() -> Any:
     base = sys.modules["qdrant_client.http.exceptions"].ResponseHandlingException
 
-    class CircuitOpen(CircuitOpenError, base):  # type: ignore[misc, valid-type]
+    class QdrantCircuitOpenError(CircuitOpenError, base):  # type: ignore[misc, valid-type]
         """A refused call, as qdrant-client's callers catch it."""
 
         def __str__(self) -> str:
             return str(self.source)
 
-    return CircuitOpen
+    return QdrantCircuitOpenError

@@ -7,6 +7,7 @@ garbage collection and never being iterated all end the operation.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from stormproof.resilience.operation import Operation
@@ -32,10 +33,8 @@ class _Reader:
             self._operation.close()
 
     def __del__(self) -> None:
-        try:
+        with suppress(Exception):  # at interpreter exit nothing is left to report with
             self._operation.close()
-        except Exception:  # noqa: S110  # at interpreter exit nothing is left to report with
-            pass
 
     def _took(self, item: Any) -> Any:
         self._operation.item()

@@ -14,6 +14,8 @@ from stormproof.resilience.outcome import Retry, Verdict, Weight
 _TRANSPORTS = ("httpx", "httpx2")
 _PORTS = {"http": 80, "https": 443}
 
+_SERVER_ERRORS = 500
+
 _SURELY_NOT_SENT = (Weight.FAILURE, Retry.ALWAYS)
 _PERHAPS_CARRIED_OUT = (Weight.FAILURE, Retry.IF_REPLAY_SAFE)
 _LOCAL = (Weight.IGNORED, Retry.NEVER)
@@ -62,7 +64,7 @@ def status_verdict(
         weight, retry = special[status]
     elif status in _STATUSES:
         weight, retry = _STATUSES[status]
-    elif status >= 500:
+    elif status >= _SERVER_ERRORS:
         weight, retry = Weight.FAILURE, Retry.NEVER
     else:
         weight, retry = Weight.SUCCESS, Retry.NEVER  # the server is alive and says no

@@ -52,6 +52,10 @@ class Fanout(Listener):
         self._listeners = listeners
         self._reported: set[tuple[type, str]] = set()
 
+    def add(self, *listeners: Listener) -> None:
+        """Tell these too, from the next step on."""
+        self._listeners += listeners
+
     def capture(self) -> Any:
         return next((parent for parent in (listener.capture() for listener in self._listeners) if parent), None)
 
@@ -83,7 +87,7 @@ class Fanout(Listener):
         for listener in self._listeners:
             try:
                 getattr(listener, event)(*args)
-            except Exception:
+            except Exception:  # noqa: PERF203  # one listener's failure must not silence the next
                 self._report(listener, event)
 
     def _report(self, listener: Listener, event: str) -> None:

@@ -70,6 +70,7 @@ class Operation:
         attempt: the running or latest attempt; None if none was let through.
         attempts: how many were made.
         total_delay: seconds waited between attempts so far.
+        error: the failure that a retry was decided for; None otherwise, so that no traceback is kept alive.
         wait: seconds to wait before the next attempt; None when there will be none.
         error_type: the final ``error.type``; None on success.
         gave_up: why no further attempt was made after a failure.
@@ -114,7 +115,7 @@ class Operation:
         self.total_delay = 0.0
         self.wait: float | None = None
         self.wait_source: str | None = None
-        self.error: BaseException | None = None  # only while a retry is pending
+        self.error: BaseException | None = None
         self.error_type: str | None = None
         self.gave_up: GaveUp | None = None
         self.facts: Facts = {}
@@ -186,12 +187,6 @@ class Operation:
         self._end()
 
     # -- limits --------------------------------------------------------------------------------------------------
-
-    @property
-    def pending_error(self) -> BaseException:
-        """The failure that a retry was decided for."""
-        assert self.error is not None, "there is one from fail() until the next attempt begins"
-        return self.error
 
     @property
     def remaining(self) -> float:

@@ -57,9 +57,9 @@ class Runner:
         try:
             for step in retry_loop(lambda _: _wait_after(operation)):
                 with step:
-                    if not entered:  # stamina's first round is the attempt that has failed already
+                    if not entered and operation.error is not None:  # its first round: what has failed already
                         entered = True
-                        raise operation.pending_error
+                        raise operation.error
                     return _attempt(operation, send)
         except BaseException as error:
             _give_up(operation, error)
@@ -81,9 +81,9 @@ class Runner:
         try:
             async for step in retry_loop(lambda _: _wait_after(operation)):
                 with step:
-                    if not entered:  # stamina's first round is the attempt that has failed already
+                    if not entered and operation.error is not None:  # its first round: what has failed already
                         entered = True
-                        raise operation.pending_error
+                        raise operation.error
                     return await _attempt_async(operation, send)
         except BaseException as error:
             _give_up(operation, error)

@@ -1,4 +1,4 @@
-"""Exporters that never hold the app up: behind each OTLP exporter a thread, an answer to "is anyone there?", one message.
+"""Exporters that never hold the app up: behind each OTLP exporter a thread, a look who is there, one message.
 
 The official exporters retry for ten seconds, log each failure and let the exit wait for all of it. Here a batch is
 handed to a daemon thread, a collector that does not answer is spoken of once, what it missed is kept for it (bounded),

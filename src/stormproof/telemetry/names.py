@@ -25,7 +25,7 @@ GEN_AI_OPERATION = "gen_ai.operation.name"
 GEN_AI_PROVIDER = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL = "gen_ai.request.model"
 GEN_AI_RESPONSE_MODEL = "gen_ai.response.model"
-GEN_AI_TOKEN_TYPE = "gen_ai.token.type"
+GEN_AI_TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105
 GEN_AI_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 DB_SYSTEM = "db.system.name"
 DB_OPERATION = "db.operation.name"
@@ -108,8 +108,3 @@ RETRY_SCHEDULED = "resilience.retry.scheduled"
 GEN_AI_EXCEPTION = "gen_ai.client.operation.exception"
 DB_EXCEPTION = "db.client.operation.exception"
 BREAKER_CHANGED = "resilience.circuit_breaker.state_changed"
-
-
-def operation_name_attributes(system: str) -> tuple[str, ...]:
-    """The attributes that hold an operation's name for this system."""
-    return (DB_OPERATION,) if system in DATABASES else (GEN_AI_OPERATION,)

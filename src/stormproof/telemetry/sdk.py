@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,7 +87,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def _guarded_exporters(delivery: Delivery) -> Iterator[None]:
     """Within this block the official set-up gets our guards in place of the OTLP exporters."""
-    import_exporters: Callable[..., Any] = official._import_exporters
+    seam: Any = official  # it has none for this: the function that finds the exporters is replaced for a moment
+    import_exporters = seam._import_exporters
     guards: tuple[type[Guard], ...] = (SpanGuard, MetricGuard, LogGuard)
 
     def import_guarded(*names_by_signal: Any) -> Any:
@@ -97,11 +98,11 @@ def _guarded_exporters(delivery: Delivery) -> Iterator[None]:
             for classes, guard in zip(found, guards, strict=True)
         )
 
-    official._import_exporters = import_guarded  # the official set-up has no seam for this
+    seam._import_exporters = import_guarded
     try:
         yield
     finally:
-        official._import_exporters = import_exporters
+        seam._import_exporters = import_exporters
 
 
 def _guarded(exporter: type[Any], guard: type[Guard], delivery: Delivery) -> type[Any]:
