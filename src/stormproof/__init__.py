@@ -34,6 +34,7 @@ def instrument(
     if tracer_provider is None and not sdk.is_set_up():
         sdk.apply_defaults()
         sdk.set_up(install.current_settings(), __version__)
+        install.observe_logging()
     providers = {
         "tracer_provider": tracer_provider,
         "meter_provider": meter_provider,

@@ -78,6 +78,17 @@ class _Installation:
 _state = _Installation()
 
 
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    if _state.runner is not None:
+        _state.runner.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def current_settings() -> Settings:
     """The settings of this process, read once; what is wrong with them is said once."""
     with _lock:
@@ -109,13 +120,23 @@ def observe_http(**providers: Any) -> None:
     """Let the official instrumentations make HTTP spans below the attempts. Idempotent."""
     from stormproof.telemetry import http
 
-    disabled = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").replace(" ", "").split(",")
     with _lock:
         _state.wants_http = True
-        for module in http.INSTRUMENTORS:
-            if not {module, "*"} & set(disabled) and module not in _state.hooked:
-                _state.hooked.add(module)
-                http.instrument_when_imported(module, lambda: _state.wants_http, **providers)
+        modules = set(http.INSTRUMENTORS) - _disabled() - _state.hooked
+        _state.hooked |= modules
+        http.instrument_when_imported(modules, lambda: _state.wants_http, **providers)
+
+
+def observe_logging() -> None:
+    """Let the app's own log records be sent with their trace ids, if the official instrumentation is installed."""
+    if "logging" in _disabled():
+        return
+    try:
+        from opentelemetry.instrumentation.logging import LoggingInstrumentor
+    except ImportError:
+        return
+    if not LoggingInstrumentor().is_instrumented_by_opentelemetry:
+        LoggingInstrumentor().instrument()
 
 
 def release_client(client: str) -> None:
@@ -138,9 +159,7 @@ def release_http() -> None:
     with _lock:
         if _state.wants_http:
             _state.wants_http = False
-            for module in http.INSTRUMENTORS:
-                if module in _state.hooked:
-                    http.uninstrument(module)
+            http.uninstrument()
 
 
 def announce() -> None:
@@ -154,6 +173,12 @@ def announce() -> None:
         f" {__version__}: {'  '.join(part for part in parts if part)} | "
         f"{policy.retry.attempts} attempts, {policy.deadline:g} s | content off",
     )
+
+
+def _disabled() -> set[str]:
+    """The instrumentations that the user has switched off, by the names of their entry points."""
+    named = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").replace(" ", "").split(",")
+    return {"httpx", "httpx2", "logging"} if "*" in named else set(named)
 
 
 def _watch(hook: Hook) -> None:
@@ -197,8 +222,6 @@ def _runner() -> Runner:
         targets = Targets(settings.policy_for, monotonic, listener.breaker_changed)
         listener.add(*_listeners(settings, targets))
         _state.runner = Runner(targets, listener, monotonic)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=targets.after_fork)
     return _state.runner
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
-_lock = threading.Lock()
-_said: set[str] = set()
+_said: dict[str, object] = {}
 
 
 def say(line: str) -> None:
@@ -23,10 +21,9 @@ def say(line: str) -> None:
 
 def say_once(topic: str, line: str) -> bool:
     """Write one line, unless the topic was spoken of before. Whether it was written now."""
-    with _lock:
-        if topic in _said:
-            return False
-        _said.add(topic)
+    mine = object()
+    if _said.setdefault(topic, mine) is not mine:  # atomic, and no lock that a fork could leave held
+        return False
     say(line)
     return True
 

@@ -162,8 +162,8 @@ def _parse(name: str, text: str, kind: _Kind) -> Any:
 
 def _resolve(name: str) -> tuple[tuple[str, ...], str]:
     """The systems and the key that a variable's name means."""
-    head, separator, tail = name.removeprefix("STORMPROOF_").lower().partition("__")
-    key = tail.replace("__", ".")
+    head, separator, tail = name.removeprefix("STORMPROOF").lower().partition("__")
+    head, key = head.removeprefix("_"), tail.replace("__", ".")
     if not separator:
         raise SettingError(_unknown(name, [*_PROCESS_KEYS, *map(_variable, KEYS)]))
     if head and head not in SYSTEMS:
@@ -174,14 +174,16 @@ def _resolve(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def _variable(key: str, system: str = "") -> str:
-    return f"STORMPROOF_{system.upper()}__{key.upper().replace('.', '__')}"
+    prefix = f"STORMPROOF_{system.upper()}" if system else "STORMPROOF"
+    return f"{prefix}__{key.upper().replace('.', '__')}"
 
 
 def _unknown(name: str, allowed: list[str]) -> str:
     import difflib  # only for those who mistype
 
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"did you mean {close[0]}?" if close else "allowed: " + ", ".join(allowed)
+    endings = {choice.removeprefix("STORMPROOF"): choice for choice in allowed}  # what they share proves nothing
+    close = difflib.get_close_matches(name.removeprefix("STORMPROOF"), endings, n=1)
+    hint = f"did you mean {endings[close[0]]}?" if close else "allowed: " + ", ".join(allowed)
     return f"{name} is not a setting, it is ignored; {hint}"
 
 

@@ -49,11 +49,12 @@ class StateChange:
 class Permit:
     """Leave to make one attempt. To be settled exactly once; a second time does nothing."""
 
-    __slots__ = ("generation", "probe", "settled")
+    __slots__ = ("begun", "generation", "probe", "settled")
 
-    def __init__(self, generation: int, *, probe: bool) -> None:
+    def __init__(self, generation: int, *, probe: bool, begun: float = 0.0) -> None:
         self.generation = generation
         self.probe = probe
+        self.begun = begun
         self.settled = False
 
 
@@ -83,7 +84,7 @@ class Breaker:
         self._consecutive_failures = 0
         self._good_probes = 0
         self._changed_at = 0.0
-        self._probes: list[float] = []  # when each running probe was let through
+        self._probes: list[Permit] = []  # those of the running probes that are still waited for
 
     def acquire(self) -> Permit | None:
         """A permit for one attempt, or None when the attempt is refused."""
@@ -122,7 +123,7 @@ class Breaker:
             self.calls[weight.value] += 1
             if permit.generation == self._generation:
                 if permit.probe:
-                    change = self._settle_probe(weight, cause)
+                    change = self._settle_probe(permit, weight, cause)
                 elif weight is Weight.SUCCESS:
                     self._consecutive_failures = 0
                 elif weight is Weight.FAILURE and self.state is State.CLOSED:
@@ -134,15 +135,16 @@ class Breaker:
 
     def _acquire_probe(self) -> Permit | None:
         now = self._clock()
-        self._probes = [begun for begun in self._probes if now < begun + self._policy.open_for]
+        self._probes = [probe for probe in self._probes if now < probe.begun + self._policy.open_for]
         if len(self._probes) >= self._policy.probes:
             return None
-        self._probes.append(now)
-        return Permit(self._generation, probe=True)
+        permit = Permit(self._generation, probe=True, begun=now)
+        self._probes.append(permit)
+        return permit
 
-    def _settle_probe(self, weight: Weight, cause: Any) -> StateChange | None:
-        if self._probes:
-            self._probes.pop(0)
+    def _settle_probe(self, permit: Permit, weight: Weight, cause: Any) -> StateChange | None:
+        if permit in self._probes:  # else it came back so late that its place was given up
+            self._probes.remove(permit)
         if weight is Weight.FAILURE:
             self._consecutive_failures += 1
             return self._change(State.OPEN, "probe_failed", cause)

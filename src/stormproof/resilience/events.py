@@ -44,6 +44,9 @@ class Listener:
     def breaker_changed(self, target: Target, change: StateChange) -> None:
         """A breaker changed its state."""
 
+    def after_fork(self) -> None:
+        """This is a forked child: locks may be held by threads that are not here, counts are the parent's."""
+
 
 class Fanout(Listener):
     """Tells several listeners in turn. One that raises is reported once and never disturbs the call."""
@@ -57,7 +60,7 @@ class Fanout(Listener):
         self._listeners += listeners
 
     def capture(self) -> Any:
-        return next((parent for parent in (listener.capture() for listener in self._listeners) if parent), None)
+        return next((parent for parent in map(self._captured, self._listeners) if parent), None)
 
     def operation_started(self, operation: Operation) -> None:
         self._tell("operation_started", operation)
@@ -83,12 +86,22 @@ class Fanout(Listener):
     def breaker_changed(self, target: Target, change: StateChange) -> None:
         self._tell("breaker_changed", target, change)
 
+    def after_fork(self) -> None:
+        self._tell("after_fork")
+
     def _tell(self, event: str, *args: object) -> None:
         for listener in self._listeners:
             try:
                 getattr(listener, event)(*args)
             except Exception:  # noqa: PERF203  # one listener's failure must not silence the next
                 self._report(listener, event)
+
+    def _captured(self, listener: Listener) -> Any:
+        try:
+            return listener.capture()
+        except Exception:
+            self._report(listener, "capture")
+            return None
 
     def _report(self, listener: Listener, event: str) -> None:
         key = (type(listener), event)

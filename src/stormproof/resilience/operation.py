@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from stormproof.resilience.targets import Target
 
 _log = logging.getLogger("stormproof")
-_rng = random.Random()  # noqa: S311  # spreads load, guards nothing
+# Without a state of its own: the app's random numbers are not used up, and forked workers do not wait in step.
+_rng = random.SystemRandom()
 
 CIRCUIT_OPEN = "circuit_open"
 
@@ -31,6 +32,7 @@ class Attempt:
         delay: seconds waited before it.
         delay_source: who chose the wait: ``backoff`` or ``server``.
         verdict: how it ended; None while it runs.
+        status: the HTTP status that was answered, if whoever saw it has noted it here.
         context, span, token: for listeners; opaque here.
     """
 
@@ -43,6 +45,7 @@ class Attempt:
         "permit",
         "span",
         "started",
+        "status",
         "token",
         "type",
         "verdict",
@@ -57,6 +60,7 @@ class Attempt:
         self.delay = delay
         self.delay_source = delay_source
         self.verdict: Verdict | None = None
+        self.status: int | None = None
         self.context: Any = None
         self.span: Any = None
         self.token: Any = None

@@ -42,6 +42,11 @@ class Runner:
         """The caller's telemetry context, for ``Call.parent`` of a call that begins later."""
         return self._listener.capture()
 
+    def after_fork(self) -> None:
+        """Start afresh in a forked child: closed breakers, full budgets, no counts of the parent's."""
+        self._targets.after_fork()
+        self._listener.after_fork()
+
     def run(self, operation: Operation, send: Send[T]) -> T:
         """The result of the first attempt that succeeds, or the last error. Result and error are the client's own."""
         try:

@@ -101,7 +101,8 @@ class Targets:
     def _evict(self) -> bool:
         for key, target in self._targets.items():
             breaker = target.breaker
-            if breaker.in_flight == 0 and breaker.state in (State.CLOSED, State.DISABLED):
+            is_idle = breaker.in_flight == 0 and breaker.state in (State.CLOSED, State.DISABLED)
+            if is_idle and target.host != OVERFLOW:
                 del self._targets[key]
                 return True
         return False

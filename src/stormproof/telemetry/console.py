@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -22,19 +21,17 @@ _NAME_WIDTH = 34
 class ConsoleView:
     """Draws ended spans. An operation is drawn when it ends, with the attempts that ended before it.
 
-    Safe for concurrent use; bounded in memory.
+    For one thread, that of the span exporter; bounded in memory.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
         self._as_json = as_json
-        self._lock = threading.Lock()
         self._attempts: OrderedDict[int, list[ReadableSpan]] = OrderedDict()
         self.operations = self.attempts = self.errors = 0
 
     def show(self, spans: Sequence[ReadableSpan]) -> None:
         """Write what these spans tell."""
-        with self._lock:
-            lines = [line for span in spans for line in self._lines(span)]
+        lines = [line for span in spans for line in self._lines(span)]
         if lines:
             try:
                 sys.stderr.write("\n".join(lines) + "\n")
@@ -89,7 +86,8 @@ def _attempt_line(attempts: list[ReadableSpan], index: int) -> str:
     attempt = attempts[index]
     number = (attempt.attributes or {}).get(names.ATTEMPT_NUMBER)
     is_last = index == len(attempts) - 1
-    line = f"  {'└' if is_last else '├'} {number}  {_status(attempt):<22} {_took(attempt)}"
+    status = _status(attempt) if _failed(attempt) else (attempt.attributes or {}).get(names.HTTP_STATUS, "ok")
+    line = f"  {'└' if is_last else '├'} {number}  {status:<22} {_took(attempt)}"
     if not is_last:
         following = attempts[index + 1].attributes or {}
         line += f"  wait {_time(_number(following.get(names.RETRY_DELAY)))}"

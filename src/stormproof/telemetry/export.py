@@ -29,6 +29,8 @@ _PATIENCE_WHILE_RUNNING = 30.0  # as long as the SDK itself would wait for a flu
 _PATIENCE_WITH_A_LIVE_COLLECTOR = 10.0  # at exit; OTEL_EXPORTER_OTLP_TIMEOUT's default
 _MOST_KEPT = 8  # batches; 512 spans each by the SDK's default
 _LOOK_EVERY = 0.05
+_LONGEST_CAUSE = 200
+_TRANSPORT_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry", "grpc._channel")
 
 
 class Exit:
@@ -41,6 +43,11 @@ class Exit:
     def begin(self) -> None:
         """The interpreter is exiting: from now on nobody waits longer than allowed."""
         self._began = time.monotonic()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the interpreter is exiting."""
+        return self._began is not None
 
     @property
     def elapsed(self) -> float:
@@ -83,14 +90,15 @@ class _Job:
     arguments: dict[str, Any]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     done: threading.Event = field(default_factory=threading.Event)
+    is_shown: bool = False
     result: Any = None
 
 
 class Courier:
     """Sends the batches of one exporter from a thread of its own.
 
-    Spans are shown to people instead while nobody answers and no endpoint was named. What cannot be sent to a named
-    endpoint is kept, the newest batches first, unless ``keeps`` is False.
+    Spans are shown to people instead while nobody takes them and no endpoint was named. While nobody listens at a
+    named endpoint, the newest batches are kept for it, unless ``keeps`` is False.
     """
 
     def __init__(
@@ -110,7 +118,7 @@ class Courier:
         self._delivery = delivery
         self._failure = failure
         self._view = delivery.view if carries_spans else None
-        self._is_alive = False
+        self._is_alive = self._is_asked_at_exit = False
         self._kept: deque[_Job] = deque(maxlen=_MOST_KEPT if keeps else 0)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._last_words = _LastWords(inner)
@@ -128,10 +136,20 @@ class Courier:
         self._jobs.put(job)
         started = time.monotonic()
         while not job.done.wait(_LOOK_EVERY):
-            if self._delivery.exit.is_over(started, collector_is_alive=self._is_alive):
+            if self._is_waited_for_in_vain(started):
                 self._say("it takes too long to answer")
+                self._show_instead(job)
                 return self._failure
         return job.result
+
+    def _is_waited_for_in_vain(self, started: float) -> bool:
+        exit_ = self._delivery.exit
+        if not exit_.is_over(started, collector_is_alive=False):
+            return False
+        if exit_.has_begun and self._is_alive and not self._is_asked_at_exit:
+            self._is_asked_at_exit = True  # it was alive: is it still, or is our thread busy with retries?
+            self._is_alive = self._endpoint.problem() is None
+        return exit_.is_over(started, collector_is_alive=self._is_alive)
 
     def _start(self) -> threading.Thread:
         thread = threading.Thread(target=self._work, name="stormproof-export", daemon=True)
@@ -154,31 +172,43 @@ class Courier:
     def _deliver(self, job: _Job) -> Any:
         if self._view is not None and self._delivery.view_always:
             self._view.show(job.batch)
-        if not self._is_alive:
+        waiting = [*self._kept, job]
+        self._kept.clear()
+        return [self._send(each) for each in waiting][-1]
+
+    def _send(self, job: _Job) -> Any:
+        """Send a batch, if somebody is there to take it."""
+        if not self._is_alive or self._delivery.exit.has_begun:
             problem = self._endpoint.problem()
             if problem is not None:
                 self._miss(job, problem)
                 return self._failure
-        while self._kept:
-            self._send(self._kept.popleft())
-        return self._send(job)
-
-    def _send(self, job: _Job) -> Any:
         with self._last_words:
             result = self.inner.export(job.batch, **job.arguments)
         self._is_alive = result is not self._failure
         if self._is_alive:
             self.sent += len(job.batch) if isinstance(job.batch, Sequence) else 1
+        elif (problem := self._endpoint.problem()) is not None:
+            self._miss(job, problem)
         else:
             self._say(self._last_words.text or "it does not accept what is sent")
+            self._show_instead(job)
         return result
 
     def _miss(self, job: _Job, problem: str) -> None:
+        """Nobody listens."""
+        self._is_alive = False
         self._say(problem)
+        self._show_instead(job)
         if self._endpoint.named:
             self._kept.append(job)
-        elif self._view is not None and not self._delivery.view_always:
-            self._view.show(job.batch)
+
+    def _show_instead(self, job: _Job) -> None:
+        """Show to people, once, what could not be sent, unless they have named an endpoint."""
+        if self._view is None or self._endpoint.named or self._delivery.view_always or job.is_shown:
+            return
+        job.is_shown = True
+        self._view.show(job.batch)
 
     def _say(self, problem: str) -> None:
         """The one message about the collector: where, why, and what to do."""
@@ -195,9 +225,10 @@ class Courier:
 
 
 class _LastWords(logging.Filter):
-    """Keeps the last thing that the official exporter logs in our thread, and keeps it from being printed.
+    """Keeps what the official exporter first complains of, and keeps all that is logged while it works for us quiet.
 
-    Only on the exporter's own loggers, and only while it works for us.
+    Only in our thread, and only on the loggers of the exporter and of the library with which it sends: what they say
+    would be printed, or be sent to the collector as a log record, which makes the next one.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -205,7 +236,7 @@ class _LastWords(logging.Filter):
         self.text = ""
         self._thread: int | None = None
         modules = {cls.__module__ for cls in type(inner).__mro__ if cls.__module__.startswith("opentelemetry.exporter")}
-        for name in modules:
+        for name in (*modules, *_TRANSPORT_LOGGERS):
             logging.getLogger(name).addFilter(self)
 
     def __enter__(self) -> None:
@@ -218,7 +249,9 @@ class _LastWords(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if threading.get_ident() != self._thread:
             return True
-        self.text = record.getMessage().splitlines()[0][:200] if record.msg else ""
+        if not self.text and record.levelno >= logging.WARNING:
+            is_transient = isinstance(record.args, tuple) and str(record.msg).startswith("Transient error %s")
+            self.text = " ".join(str(record.args[0] if is_transient else record.getMessage()).split())[:_LONGEST_CAUSE]
         return False
 
 

@@ -10,32 +10,51 @@ import wrapt
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Span
 
+from stormproof.notice import say_once
+from stormproof.resilience.operation import Attempt
 from stormproof.telemetry import names
 from stormproof.telemetry.spans import ATTEMPT_KEY
 
 #: Module → its instrumentor in ``opentelemetry.instrumentation.httpx``, by the entry point's name.
 INSTRUMENTORS = {"httpx": "HTTPXClientInstrumentor", "httpx2": "HTTPX2ClientInstrumentor"}
 
+_ours: list[Any] = []  # the official instrumentors that were switched on here
 
-def instrument_when_imported(module: str, is_wanted: Callable[[], bool], **kwargs: Any) -> None:
-    """Instrument ``httpx`` or ``httpx2`` once the app imports it: starting the app does not pay for it."""
+
+def instrument_when_imported(modules: set[str], is_wanted: Callable[[], bool], **kwargs: Any) -> None:
+    """Instrument ``httpx`` and ``httpx2`` once the app imports them: starting the app does not pay for it."""
 
     def hook(_: Any) -> None:
-        if is_wanted():
-            instrumentor = _instrumentor(module)
+        if not is_wanted():
+            return
+        # The official module imports both libraries: for the second, this hook runs while it is half-made and finds
+        # nothing. So all that are imported by now are looked at once it is complete.
+        from opentelemetry.instrumentation import httpx as official
+
+        for module in modules & set(sys.modules):
+            instrumentor = _instrumentor(official, module)
             if instrumentor is not None and not instrumentor.is_instrumented_by_opentelemetry:
-                instrumentor.instrument(
-                    request_hook=mark_resend, async_request_hook=mark_resend_async, skip_dep_check=True, **kwargs
-                )
+                instrumentor.instrument(**_HOOKS, skip_dep_check=True, **kwargs)
+                _ours.append(instrumentor)
 
-    wrapt.register_post_import_hook(hook, module)
+    for module in modules:
+        wrapt.register_post_import_hook(_harmless(hook), module)
 
 
-def uninstrument(module: str) -> None:
-    """Take the official instrumentation out again, if the library was ever imported."""
-    instrumentor = _instrumentor(module) if module in sys.modules else None
-    if instrumentor is not None and instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.uninstrument()
+def uninstrument() -> None:
+    """Take out again what was put in here, and nothing that the app has instrumented itself."""
+    while _ours:
+        _ours.pop().uninstrument()
+
+
+def _harmless(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    def guarded(module: Any) -> None:
+        try:
+            hook(module)
+        except Exception as error:  # it would fail the app's import
+            say_once("http", f"WARNING: no HTTP spans: {error}; pip install -U opentelemetry-instrumentation-httpx")
+
+    return guarded
 
 
 def mark_resend(span: Span, _: Any) -> None:
@@ -51,8 +70,27 @@ async def mark_resend_async(span: Span, request: Any) -> None:
     mark_resend(span, request)
 
 
-def _instrumentor(module: str) -> Any:
-    from opentelemetry.instrumentation import httpx as official
+def note_status(_span: Span, _request: Any, response: Any) -> None:
+    """Response hook: the attempt's own span tells the status too."""
+    attempt = otel_context.get_value(ATTEMPT_KEY)
+    if isinstance(attempt, Attempt):
+        attempt.status = response.status_code
 
-    instrumentor = getattr(official, INSTRUMENTORS[module], None)  # older releases have none for httpx2
+
+async def note_status_async(span: Span, request: Any, response: Any) -> None:
+    """As :func:`note_status`."""
+    note_status(span, request, response)
+
+
+_HOOKS = {
+    "request_hook": mark_resend,
+    "response_hook": note_status,
+    "async_request_hook": mark_resend_async,
+    "async_response_hook": note_status_async,
+}
+
+
+def _instrumentor(official: Any, module: str) -> Any:
+    """None in releases that have none for httpx2."""
+    instrumentor = getattr(official, INSTRUMENTORS[module], None)
     return instrumentor() if instrumentor is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
@@ -26,6 +27,7 @@ class Metrics(Listener):
     def __init__(self, meter_provider: MeterProvider | None, version: str, targets: Targets) -> None:
         meter = get_meter(names.SCOPE, version, meter_provider, names.SCHEMA_URL)
         self._targets = targets
+        self._lock = threading.Lock()
         self._operations: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
         self._attempt_duration = _seconds(
             meter, names.ATTEMPT_DURATION, "Duration of one attempt.", names.ATTEMPT_BUCKETS
@@ -64,6 +66,10 @@ class Metrics(Listener):
         meter.create_observable_counter(
             names.BREAKER_CALLS, [self._observe_calls], "{call}", "Calls as the breaker counted them."
         )
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._operations = {}
 
     # -- recorded as it happens --------------------------------------------------------------------------------------
 
@@ -113,6 +119,10 @@ class Metrics(Listener):
         count = operation.attempts
         attempts = str(count) if count <= _MOST_ATTEMPTS_NAMED else f"{_MOST_ATTEMPTS_NAMED + 1}+"
         key = (*attributes.items(), (names.ATTEMPT_COUNT, attempts))
+        with self._lock:
+            self._add(key)
+
+    def _add(self, key: tuple[tuple[str, AttributeValue], ...]) -> None:
         if key not in self._operations and len(self._operations) >= _MOST_SERIES:
             key = _OVERFLOW
         self._operations[key] = self._operations.get(key, 0) + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
+SCHEMA_URL = "https://stormproof.dev/schemas/0.1.0"
 SCOPE = "stormproof"  # the scope of a system's telemetry is f"{SCOPE}.{system}"
 
 DISTRO_NAME = "telemetry.distro.name"

@@ -68,11 +68,11 @@ class Spans(Listener):
         verdict, span = attempt.verdict, attempt.span
         if span is None or verdict is None:
             return
-        if verdict.status is not None:
-            is_database = operation.call.client.system in names.DATABASES
-            span.set_attribute(names.HTTP_STATUS, verdict.status)
-            if is_database:
-                span.set_attribute(names.DB_STATUS, str(verdict.status))
+        status = verdict.status if verdict.status is not None else attempt.status
+        if status is not None:
+            span.set_attribute(names.HTTP_STATUS, status)
+            if operation.call.client.system in names.DATABASES:
+                span.set_attribute(names.DB_STATUS, str(status))
         if verdict.error_type is not None:
             _mark_failed(span, verdict.error_type)
         span.end()
@@ -128,7 +128,7 @@ class Spans(Listener):
 
 
 def identity(operation: Operation) -> dict[str, AttributeValue]:
-    """Which operation on which server: the attributes that spans and metrics share. Made once per operation."""
+    """Which operation on which server: the attributes that spans and metrics share."""
     call = operation.call
     system = call.client.system
     attributes: dict[str, AttributeValue] = {names.SERVER_ADDRESS: call.host, names.SERVER_PORT: call.port}
