@@ -1,0 +1,58 @@
+# Every target sets itself up. PYTHON chooses the interpreter, VENV where its packages go, CONSTRAINTS their versions.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints/latest.txt
+PYTEST_ARGS ?= -n 2
+BIN := $(VENV)/bin
+# One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
+STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
+
+.PHONY: help demo test test-stack stack bench lint docs clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.installed-demo  ## a RAG program rides through faults, with and without stormproof
+	$(BIN)/python -m stormproof.demo
+
+test: $(STAMP)  ## unit, client and launcher tests, with real Ollama and Qdrant's real wire
+	$(BIN)/python -m pytest -m "not stack" $(PYTEST_ARGS)
+
+test-stack: $(STAMP) collector  ## the same RAG program seen by the real collector, Jaeger and Prometheus
+	$(BIN)/python -m pytest -m stack
+
+stack: $(VENV)/bin/python collector  ## collector, Jaeger and Prometheus on their usual ports, until Ctrl-C
+	$(BIN)/python collector/stack.py
+
+bench: $(STAMP)  ## what a protected call costs, side by side with a bare one
+	$(BIN)/python benchmarks/call_cost.py
+
+lint: $(STAMP)  ## ruff and strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP)  ## the documentation, into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## forget everything that was set up
+	rm -rf .venv* .cache collector/.build site
+
+.PHONY: collector
+collector:
+	@collector/build.sh >/dev/null
+	@collector/install_prometheus.sh >/dev/null
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml
+	@echo "setting up $(VENV) (once, under a minute)"
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --constraint constraints/latest.txt
+	@touch $@
+
+$(STAMP): $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "setting up $(VENV) (once, under two minutes)"
+	$(BIN)/python -m pip install --quiet --editable ".[all,config]" --group test --group lint --group docs --constraint $(CONSTRAINTS)
+	@touch $@
