@@ -157,7 +157,7 @@ class Stack:
         self.traces_file = self.data_dir / "traces.jsonl"
         self.processes: list[Process] = []
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Stack:  # noqa: PYI034  # typing.Self is younger than what is supported
         self.start()
         return self
 

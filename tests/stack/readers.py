@@ -87,7 +87,7 @@ def eventually(look: Callable[[], T], *, within: float = 30.0) -> T:
     while True:
         try:
             return look()
-        except AssertionError:
+        except AssertionError:  # noqa: PERF203  # that is the point of it
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)  # between two looks at another process

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ def test_each_operation_stands_once_with_its_attempts_in_order(run: Run) -> None
         assert operation.parent is None
         assert operation.tags["span.kind"] == "client"
         assert [a.tags["resilience.attempt.number"] for a in attempts] == list(range(1, len(attempts) + 1))
-        assert all(a.end <= b.start for a, b in zip(attempts, attempts[1:], strict=False))
+        assert all(a.end <= b.start for a, b in pairwise(attempts))
         assert operation.tags["resilience.attempt.count"] == len(attempts)
         assert [a.tags["resilience.attempt.type"] for a in attempts] == ["initial", *["retry"] * (len(attempts) - 1)]
         assert all("error" in attempt.tags for attempt in attempts[:-1])
