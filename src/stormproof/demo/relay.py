@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from http.client import responses
 from typing import Any
 
 import h11
@@ -116,7 +117,8 @@ async def answer(client: Peer, request: h11.Request, fault: Fault, sent: Sent) -
     }
     headers["content-length"] = str(len(body))
     sent(fault.code)
-    await client.send(h11.Response(status_code=fault.code, headers=list(headers.items())))
+    reason = responses.get(fault.code, "")
+    await client.send(h11.Response(status_code=fault.code, headers=list(headers.items()), reason=reason))
     if request.method != b"HEAD":
         await client.send(h11.Data(data=body))
     await client.send(h11.EndOfMessage())
