@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stormproof.errors import CircuitOpenError, StormproofError
+from stormproof.notice import say_once
 from stormproof.version import __version__
 
 if TYPE_CHECKING:
@@ -26,24 +27,33 @@ def instrument(
     ``opentelemetry-instrument`` would: OTLP over http/protobuf to the local collector, every ``OTEL_*`` variable
     honoured. An app with a set-up of its own should therefore make it first.
 
-    Never raises for a client that is missing or too old: that is said once on stderr.
+    Never raises: what cannot be done (a client that is too old, a variable that makes no sense) is said once on stderr.
     """
-    from stormproof import distro, install
-    from stormproof.telemetry import sdk
-
-    if tracer_provider is None and not sdk.is_set_up():
-        sdk.apply_defaults()
-        sdk.set_up(install.current_settings(), __version__)
-        install.observe_logging()
     providers = {
         "tracer_provider": tracer_provider,
         "meter_provider": meter_provider,
         "logger_provider": logger_provider,
     }
+    try:
+        _instrument(providers)
+    except Exception as error:
+        say_once("instrument", f"WARNING: nothing is protected: {error}")
+
+
+def _instrument(providers: dict[str, Any]) -> None:
+    from stormproof import distro, install
+    from stormproof.telemetry import sdk
+
+    if providers["tracer_provider"] is None and not sdk.is_set_up():
+        sdk.apply_defaults()
+        sdk.set_up(install.current_settings(), __version__)
+        install.observe_logging()
+    install.begin_loading()
     for instrumentor in distro.INSTRUMENTORS:
         if not instrumentor().is_instrumented_by_opentelemetry:
             instrumentor().instrument(skip_dep_check=True, **providers)
-    install.observe_http(tracer_provider=tracer_provider, meter_provider=meter_provider)
+    install.end_loading()
+    install.observe_http(tracer_provider=providers["tracer_provider"], meter_provider=providers["meter_provider"])
 
 
 def uninstrument() -> None:

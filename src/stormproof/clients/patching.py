@@ -15,6 +15,9 @@ from stormproof.resilience.call import Call
 from stormproof.resilience.operation import Operation
 from stormproof.resilience.runner import Runner
 
+#: What every wrapper of wrapt derives from; its name has changed with wrapt 2.
+_PROXY: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
+
 _reported: set[str] = set()
 _log = logging.getLogger("stormproof")
 
@@ -121,7 +124,7 @@ def _slots(owner: Any) -> Iterator[Any]:
 
 def _wrappers(function: Any) -> Iterator[Any]:
     """Other instrumentations' wrapt wrappers around a function, outermost first."""
-    while isinstance(function, wrapt.ObjectProxy):
+    while isinstance(function, _PROXY):
         yield function
         function = function.__wrapped__
 

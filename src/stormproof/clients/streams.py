@@ -6,6 +6,7 @@ garbage collection and never being iterated all end the operation.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -147,15 +148,17 @@ class AsyncReader(_Reader):
 def watch_response(response: Any, operation: Operation) -> None:
     """End the operation with an open httpx response that the app reads by itself (raw and streamed responses).
 
-    Its own ``iter_raw`` and ``close`` are shadowed on this one object; its type stays what it is.
+    Its own ``iter_raw`` and ``close`` are shadowed on this one object; its type stays what it is. One that is dropped
+    unread ends it too.
     """
-    own = vars(response)
+    own, watch = vars(response), _Watch(operation)
     if hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__"):
-        own["aiter_raw"] = _watched_async(response.aiter_raw, operation)
-        own["aclose"] = then_async(response.aclose, operation.close)
+        own["aiter_raw"] = watch.reading_async(response.aiter_raw)
+        own["aclose"] = then_async(response.aclose, watch.closed)
     else:
-        own["iter_raw"] = _watched(response.iter_raw, operation)
-        own["close"] = then(response.close, operation.close)
+        own["iter_raw"] = watch.reading(response.iter_raw)
+        own["close"] = then(response.close, watch.closed)
+    weakref.finalize(response, operation.close)
 
 
 def then(function: Callable[[], Any], after: Callable[[], None]) -> Callable[[], Any]:
@@ -182,31 +185,57 @@ def then_async(function: Callable[[], Awaitable[Any]], after: Callable[[], None]
     return both
 
 
-def _watched(read: Callable[..., Iterator[bytes]], operation: Operation) -> Callable[..., Iterator[bytes]]:
-    def read_watched(*args: Any, **kwargs: Any) -> Iterator[bytes]:
-        try:
-            for chunk in read(*args, **kwargs):
-                operation.item()
+class _Watch:
+    """Settles the operation of a response that is read in raw chunks."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        #: As in :class:`_Reader`: httpx2 closes a response before its error, or its end, gets here.
+        self._stepping = False
+
+    def closed(self) -> None:
+        if not self._stepping:
+            self._operation.close()
+
+    def reading(self, read: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
+        def read_watched(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+            chunks = read(*args, **kwargs)
+            while (chunk := self._step(chunks)) is not EXHAUSTED:
                 yield chunk
-        except Exception as error:
-            operation.fail(error, final=True)
-            raise
-        operation.succeed()
 
-    return read_watched
+        return read_watched
 
-
-def _watched_async(
-    read: Callable[..., AsyncIterator[bytes]], operation: Operation
-) -> Callable[..., AsyncIterator[bytes]]:
-    async def read_watched(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in read(*args, **kwargs):
-                operation.item()
+    def reading_async(self, read: Callable[..., AsyncIterator[bytes]]) -> Callable[..., AsyncIterator[bytes]]:
+        async def read_watched(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+            chunks = read(*args, **kwargs)
+            while (chunk := await self._step_async(chunks)) is not EXHAUSTED:
                 yield chunk
-        except Exception as error:
-            operation.fail(error, final=True)
-            raise
-        operation.succeed()
 
-    return read_watched
+        return read_watched
+
+    def _step(self, chunks: Iterator[bytes]) -> Any:
+        self._stepping = True
+        try:
+            return self._took(next(chunks, EXHAUSTED))
+        except BaseException as error:
+            self._operation.fail(error, final=True)
+            raise
+        finally:
+            self._stepping = False
+
+    async def _step_async(self, chunks: AsyncIterator[bytes]) -> Any:
+        self._stepping = True
+        try:
+            return self._took(await anext(chunks, EXHAUSTED))
+        except BaseException as error:
+            self._operation.fail(error, final=True)
+            raise
+        finally:
+            self._stepping = False
+
+    def _took(self, chunk: Any) -> Any:
+        if chunk is EXHAUSTED:
+            self._operation.succeed()
+        else:
+            self._operation.item()
+        return chunk

@@ -33,7 +33,7 @@ class StateChange:
         consecutive_failures: failures in a row at the moment of the change.
         calls: outcomes counted so far, by name.
         next_probe: seconds until a probe may be sent (0 unless open).
-        cause: the attempt that brought it about (opaque here), None if a call merely arrived in time to probe.
+        cause: who brought it about (opaque here): the attempt whose end it was, or the operation that came to probe.
     """
 
     breaker: str
@@ -86,12 +86,12 @@ class Breaker:
         self._changed_at = 0.0
         self._probes: list[Permit] = []  # those of the running probes that are still waited for
 
-    def acquire(self) -> Permit | None:
-        """A permit for one attempt, or None when the attempt is refused."""
+    def acquire(self, caller: Any = None) -> Permit | None:
+        """A permit for one attempt, or None when it is refused. ``caller`` is told to listeners if that is a probe."""
         change = None
         with self._lock:
             if self.state is State.OPEN and self._clock() >= self._changed_at + self._policy.open_for:
-                change = self._change(State.HALF_OPEN, "probe_due", None)
+                change = self._change(State.HALF_OPEN, "probe_due", caller)
             if self.state is State.HALF_OPEN:
                 permit = self._acquire_probe()
             elif self.state in (State.CLOSED, State.DISABLED):

@@ -134,7 +134,7 @@ class Operation:
 
     def begin_attempt(self) -> Attempt:
         """Ask for a permit and begin. Raises the last real error, or the client's circuit-open error, if refused."""
-        permit = self.target.breaker.acquire()
+        permit = self.target.breaker.acquire(self)
         if permit is None:
             raise self._refused()
         self.attempts += 1
