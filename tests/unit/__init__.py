@@ -1,0 +1,1 @@
+"""Tests without sockets (but for the exporters' guards) and without waiting: time is a virtual clock's."""
