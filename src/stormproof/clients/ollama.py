@@ -35,6 +35,7 @@ _OPERATIONS = {
     "/api/embeddings": "embeddings",
     "/api/tags": "list",
 }
+_ANSWERS = ("chat", "text_completion", "embeddings")
 _OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 
@@ -58,6 +59,8 @@ class Ollama:
         return Verdict(Weight.IGNORED, error_type=name)
 
     def response_facts(self, call: Call, result: Any) -> Facts:
+        if hasattr(result, "is_success") and call.operation in _ANSWERS:  # 0.3 hands httpx's response on
+            result = result.json()
         return _facts_of(result)
 
     def is_open(self, call: Call, result: Any) -> bool:

@@ -109,6 +109,7 @@ def harmless(step: Callable[..., Any], *args: Any, otherwise: Any) -> Any:
 
 
 def _report_once(step: Callable[..., Any]) -> None:
+    step = getattr(step, "func", step)  # what a partial stands for
     name = f"{step.__module__}.{step.__qualname__}"
     if name not in _reported:
         _reported.add(name)
