@@ -54,5 +54,5 @@ $(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml
 
 $(STAMP): $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "setting up $(VENV) (once, under two minutes)"
-	$(BIN)/python -m pip install --quiet --editable ".[all,config]" --group test --group lint --group docs --constraint $(CONSTRAINTS)
+	$(BIN)/python -m pip install --quiet --editable ".[all,grpc,config]" --group test --group lint --group docs --constraint $(CONSTRAINTS)
 	@touch $@

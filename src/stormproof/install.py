@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from stormproof import settings as settings_module
-from stormproof.notice import say_once
+from stormproof.notice import is_worker_process, say_once, say_problems
 from stormproof.settings import Settings
 from stormproof.version import __version__
 
@@ -67,12 +67,13 @@ class _Installation:
 
     def __init__(self) -> None:
         self.wanted: set[str] = set()  # clients
-        self.wants_http = False
+        self.http_providers: dict[str, Any] | None = None  # None: no HTTP spans are wanted
         self.hooked: set[str] = set()  # modules whose import is watched; a watch cannot be taken back
         self.splices: dict[str, Splices] = {}
         self.providers: dict[str, Any] = {}
         self.settings: Settings | None = None
         self.runner: Runner | None = None
+        self.is_loading = False  # the clients are being listed one after the other: too early for the start line
 
 
 _state = _Installation()
@@ -94,8 +95,7 @@ def current_settings() -> Settings:
     with _lock:
         if _state.settings is None:
             _state.settings = settings_module.from_environment()
-            for problem in _state.settings.problems:
-                say_once(problem, problem)
+            say_problems(_state.settings.problems)
         return _state.settings
 
 
@@ -121,10 +121,12 @@ def observe_http(**providers: Any) -> None:
     from stormproof.telemetry import http
 
     with _lock:
-        _state.wants_http = True
-        modules = set(http.INSTRUMENTORS) - _disabled() - _state.hooked
+        if _state.http_providers is None:
+            _state.http_providers = providers
+        # Those that are imported are looked at anew: they may have been released meanwhile.
+        modules = set(http.INSTRUMENTORS) - _disabled() - (_state.hooked - set(sys.modules))
         _state.hooked |= modules
-        http.instrument_when_imported(modules, lambda: _state.wants_http, **providers)
+        http.instrument_when_imported(modules, lambda: _state.http_providers)
 
 
 def observe_logging() -> None:
@@ -157,14 +159,26 @@ def release_http() -> None:
     from stormproof.telemetry import http
 
     with _lock:
-        if _state.wants_http:
-            _state.wants_http = False
+        if _state.http_providers is not None:
+            _state.http_providers = None
             http.uninstrument()
+
+
+def begin_loading() -> None:
+    """The launcher is about to load its instrumentations, ours and others', some of which import the clients."""
+    _state.is_loading = True
+
+
+def end_loading() -> None:
+    """All are loaded. If a client was imported meanwhile, the start line is due."""
+    _state.is_loading = False
+    if _state.splices:
+        announce()
 
 
 def announce() -> None:
     """The start line: what is protected, how, and that prompts are not recorded. Once a process."""
-    if _is_worker_process():
+    if _state.is_loading or is_worker_process():
         return
     policy = current_settings().policy_for("openai")
     parts = [_availability(client) for client in CLIENTS if client in _state.wanted]
@@ -266,9 +280,3 @@ def _broken(client: str, reason: str) -> None:
         f"broken {client}",
         f"WARNING: {client} is not protected: {reason}; pip install '{supported.distribution}{supported.versions}'",
     )
-
-
-def _is_worker_process() -> bool:
-    """Whether this is a process of the app's own multiprocessing pools: they need no start line each."""
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    return multiprocessing is not None and multiprocessing.parent_process() is not None

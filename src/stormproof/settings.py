@@ -143,7 +143,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
                 attribute, kind = _PROCESS_KEYS[name]
                 process[attribute] = _parse(name, environ[name], kind)
             else:
-                systems, key = _resolve(name)
+                systems, key = _resolve(name, environ[name])
                 value = _parse(name, environ[name], KEYS[key])
                 for system in systems:
                     chosen[system][key] = value
@@ -160,16 +160,16 @@ def _parse(name: str, text: str, kind: _Kind) -> Any:
         raise SettingError(f"{name}={text!r} is not {kind.allowed}; the default is used") from None
 
 
-def _resolve(name: str) -> tuple[tuple[str, ...], str]:
+def _resolve(name: str, value: str) -> tuple[tuple[str, ...], str]:
     """The systems and the key that a variable's name means."""
     head, separator, tail = name.removeprefix("STORMPROOF").lower().partition("__")
     head, key = head.removeprefix("_"), tail.replace("__", ".")
     if not separator:
-        raise SettingError(_unknown(name, [*_PROCESS_KEYS, *map(_variable, KEYS)]))
+        raise SettingError(_unknown(name, value, [*_PROCESS_KEYS, *map(_variable, KEYS)]))
     if head and head not in SYSTEMS:
-        raise SettingError(f"{name}: {head!r} is not a system; allowed: {', '.join(SYSTEMS)}; it is ignored")
+        raise SettingError(f"{name}={value!r}: {head!r} is not a system; allowed: {', '.join(SYSTEMS)}; it is ignored")
     if key not in KEYS:
-        raise SettingError(_unknown(name, [_variable(k, head) for k in KEYS]))
+        raise SettingError(_unknown(name, value, [_variable(k, head) for k in KEYS]))
     return ((head,) if head else SYSTEMS), key
 
 
@@ -178,13 +178,13 @@ def _variable(key: str, system: str = "") -> str:
     return f"{prefix}__{key.upper().replace('.', '__')}"
 
 
-def _unknown(name: str, allowed: list[str]) -> str:
+def _unknown(name: str, value: str, allowed: list[str]) -> str:
     import difflib  # only for those who mistype
 
     endings = {choice.removeprefix("STORMPROOF"): choice for choice in allowed}  # what they share proves nothing
     close = difflib.get_close_matches(name.removeprefix("STORMPROOF"), endings, n=1)
     hint = f"did you mean {endings[close[0]]}?" if close else "allowed: " + ", ".join(allowed)
-    return f"{name} is not a setting, it is ignored; {hint}"
+    return f"{name}={value!r} is not a setting, it is ignored; {hint}"
 
 
 def _policy(system: str, values: Mapping[str, Any]) -> Policy:

@@ -14,7 +14,7 @@ from typing import Any
 
 from stormproof.clients.patching import Splices, begin, harmless, protecting
 from stormproof.clients.streams import EXHAUSTED
-from stormproof.clients.transport import address, clamped, error_verdict, status_verdict
+from stormproof.clients.transport import address, clamped, error_verdict, rewind, rewind_points, status_verdict
 from stormproof.errors import CircuitOpenError, circuit_open_message
 from stormproof.resilience.call import Call, Facts
 from stormproof.resilience.operation import Attempt, Operation
@@ -218,6 +218,7 @@ def _describe(client: Ollama, api: Any, args: tuple[Any, ...], kwargs: dict[str,
     body = kwargs.get("json") or {}
     host, port = address(path if "://" in path else api._client.base_url)
     model = body.get("model")
+    rewind_to = rewind_points(kwargs.get("content"))
     return Call(
         client=client,
         operation=_operation_name(path),
@@ -225,9 +226,9 @@ def _describe(client: Ollama, api: Any, args: tuple[Any, ...], kwargs: dict[str,
         port=port,
         subject=model if isinstance(model, str) else None,
         streaming=bool(body.get("stream")),
-        attempts=None if _rewind_point(kwargs) is not None or "content" not in kwargs else 1,
+        attempts=1 if rewind_to is None else None,
         facts=_request_facts(body),
-        own={"rewind": _rewind_point(kwargs)},
+        own={"rewind_to": rewind_to or []},
         parent=parent,
     )
 
@@ -258,19 +259,12 @@ def _request_facts(body: dict[str, Any]) -> Facts:
     return facts
 
 
-def _rewind_point(kwargs: dict[str, Any]) -> int | None:
-    """Where a file given as the body stands; None for anything that cannot be sent twice."""
-    content: Any = kwargs.get("content")
-    return content.tell() if hasattr(content, "seek") and hasattr(content, "tell") else None
-
-
 def _prepared(api: Any, kwargs: dict[str, Any], operation: Operation | None) -> dict[str, Any]:
     """The keywords of one attempt: a timeout that ends, and a file from its beginning."""
     if operation is None:
         return kwargs
-    rewind = operation.call.own["rewind"]
-    if rewind is not None:
-        kwargs["content"].seek(rewind)
+    if operation.attempts > 1:
+        rewind(operation.call.own["rewind_to"])
     own = kwargs.get("timeout", api._client.timeout)
     limit = operation.attempt_timeout
     if limit is None and getattr(own, "read", own) is None:

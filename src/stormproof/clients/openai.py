@@ -15,7 +15,7 @@ from typing import Any
 
 from stormproof.clients.patching import Splices, begin, harmless
 from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, then, then_async, watch_response
-from stormproof.clients.transport import address, clamped, error_verdict, status_verdict
+from stormproof.clients.transport import address, clamped, error_verdict, rewind, rewind_points, status_verdict
 from stormproof.errors import CircuitOpenError, circuit_open_message
 from stormproof.resilience.call import Call, Facts
 from stormproof.resilience.operation import Attempt, Operation
@@ -160,6 +160,7 @@ def _describe(client: OpenAI, api: Any, args: tuple[Any, ...], kwargs: dict[str,
     host, port = address(api.base_url)
     body = options.json_data if isinstance(options.json_data, dict) else {}
     explicit = _explicit_retries(api, options)
+    rewind_to = rewind_points([getattr(options, "content", None), getattr(options, "files", None)])
     model = body.get("model")
     return Call(
         client=client,
@@ -169,9 +170,9 @@ def _describe(client: OpenAI, api: Any, args: tuple[Any, ...], kwargs: dict[str,
         subject=model if isinstance(model, str) else None,
         replay_safe=explicit is not None or _is_replay_safe(options, body),
         streaming=bool(kwargs.get("stream")),
-        attempts=1 if not _is_replayable(options) else None if explicit is None else explicit + 1,
+        attempts=1 if rewind_to is None else None if explicit is None else explicit + 1,
         facts=_request_facts(api, body),
-        own={"request": (options.method, str(api.base_url).rstrip("/") + options.url)},
+        own={"request": (options.method, str(api.base_url).rstrip("/") + options.url), "rewind_to": rewind_to or []},
     )
 
 
@@ -203,21 +204,6 @@ def _is_replay_safe(options: Any, body: Mapping[str, Any]) -> bool:
     return str(options.url).startswith(_WITHOUT_TRACE)
 
 
-def _is_replayable(options: Any) -> bool:
-    """False for a body that is used up by being sent: a file or an iterator given as it is."""
-    content = getattr(options, "content", None)
-    if content is not None and not isinstance(content, (bytes, bytearray, str)):
-        return False
-    files = getattr(options, "files", None)
-    return not files or all(_is_in_memory(part) for part in (files.values() if isinstance(files, dict) else files))
-
-
-def _is_in_memory(part: Any) -> bool:
-    if isinstance(part, (list, tuple)):
-        return all(_is_in_memory(piece) for piece in part)
-    return part is None or isinstance(part, (bytes, str, dict))
-
-
 def _request_facts(api: Any, body: Mapping[str, Any]) -> Facts:
     facts: Facts = {fact: body[fact] for fact in _REQUEST_FACTS if isinstance(body.get(fact), (str, int, float))}
     facts["provider"] = "azure.ai.openai" if "Azure" in type(api).__name__ else "openai"
@@ -242,6 +228,7 @@ def _prepared(
     if options.idempotency_key is None and options.method.lower() != "get":
         options.idempotency_key = _idempotency_key(api, operation)
     if attempt.number > 1:
+        rewind(operation.call.own["rewind_to"])
         headers = options.headers if isinstance(options.headers, Mapping) else {}
         if not any(name.lower() == "x-stainless-retry-count" for name in headers):
             options.headers = {**headers, "x-stainless-retry-count": str(attempt.number - 1)}

@@ -98,6 +98,27 @@ def _number(text: str | None) -> float | None:
     return number if number >= 0 and math.isfinite(number) else None
 
 
+def rewind_points(body: Any) -> list[tuple[Any, int]] | None:
+    """Where the files in a request's body stand now; None if something in it is used up by being sent."""
+    if body is None or isinstance(body, (str, bytes, bytearray)):
+        return []
+    if isinstance(body, Mapping):
+        body = list(body.values())
+    if isinstance(body, (list, tuple)):
+        points = [rewind_points(part) for part in body]
+        return None if None in points else [point for part in points for point in part or ()]
+    try:
+        return [(body, body.tell())] if body.seekable() else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def rewind(points: list[tuple[Any, int]]) -> None:
+    """Put the files back to where they stood."""
+    for file, position in points:
+        file.seek(position)
+
+
 def address(url: Any) -> tuple[str, int]:
     """(host, port) of a URL, which may be a string or an httpx URL. The path, query and credentials are left out."""
     parts = urlsplit(str(url))

@@ -39,6 +39,11 @@ class ConsoleView:
             except Exception:  # noqa: S110  # stderr may be closed
                 pass
 
+    def clear(self) -> None:
+        """Forget everything so far."""
+        self._attempts.clear()
+        self.operations = self.attempts = self.errors = 0
+
     def summary(self) -> str:
         """What was seen so far, in words."""
         return f"{self.operations} operations, {self.attempts} attempts, {self.errors} errors"

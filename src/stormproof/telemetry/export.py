@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import queue
 import threading
 import time
@@ -21,7 +22,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from stormproof.notice import say, say_once
+from stormproof.notice import is_worker_process, say, say_once
 from stormproof.telemetry.console import ConsoleView
 from stormproof.telemetry.variables import Endpoint
 
@@ -29,6 +30,7 @@ _PATIENCE_WHILE_RUNNING = 30.0  # as long as the SDK itself would wait for a flu
 _PATIENCE_WITH_A_LIVE_COLLECTOR = 10.0  # at exit; OTEL_EXPORTER_OTLP_TIMEOUT's default
 _MOST_KEPT = 8  # batches; 512 spans each by the SDK's default
 _LOOK_EVERY = 0.05
+_TRY_KEPT_EVERY = 2.0
 _LONGEST_CAUSE = 200
 _TRANSPORT_LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry", "grpc._channel")
 
@@ -77,9 +79,14 @@ class Delivery:
     view_always: bool = False
     couriers: list[Courier] = field(default_factory=list)
 
+    def begin_in_child(self) -> None:
+        """What was shown before a fork is the parent's."""
+        if self.view is not None:
+            self.view.clear()
+
     def tell_at_exit(self) -> None:
         """Say what was seen, if people were shown spans. To be run last of all."""
-        if self.view is not None and self.view.operations:
+        if self.view is not None and self.view.operations and not is_worker_process():
             sent = sum(courier.sent for courier in self.couriers if courier.carries_spans)
             say(f"{self.view.summary()}; {sent} spans sent; exit +{self.exit.elapsed:.1f} s")
 
@@ -121,6 +128,7 @@ class Courier:
         self._is_alive = self._is_asked_at_exit = False
         self._kept: deque[_Job] = deque(maxlen=_MOST_KEPT if keeps else 0)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._pid = os.getpid()
         self._last_words = _LastWords(inner)
         self._thread = self._start()
         delivery.couriers.append(self)
@@ -128,21 +136,35 @@ class Courier:
     def export(self, batch: Any, **arguments: Any) -> Any:
         """Hand a batch over and wait for its fate, but at the exit no longer than is left."""
         job = _Job(batch, arguments)
+        if self._is_waited_for(job):
+            return job.result
+        self._say("it takes too long to answer")
+        self._show_instead(job)
+        return self._failure
+
+    def shutdown(self, **arguments: Any) -> None:
+        """Send what is kept if the collector is back, as far as the exit may still wait; then close the exporter."""
+        if self._kept:
+            self._is_waited_for(_Job(None, {}))
+        self._kept = deque(maxlen=0)  # what nobody has taken by now is given up, or it would be tried for ever
+        with self._last_words:
+            self.inner.shutdown(**arguments)
+
+    def _is_waited_for(self, job: _Job) -> bool:
+        """Have our thread do a job. Whether it was done in time."""
         if not self._thread.is_alive():  # in a forked child, or so late in the exit that threads are gone
             try:
                 self._thread = self._start()
             except RuntimeError:
-                return self._failure
+                return False
         self._jobs.put(job)
         started = time.monotonic()
         while not job.done.wait(_LOOK_EVERY):
-            if self._is_waited_for_in_vain(started):
-                self._say("it takes too long to answer")
-                self._show_instead(job)
-                return self._failure
-        return job.result
+            if self._is_over(started):
+                return False
+        return True
 
-    def _is_waited_for_in_vain(self, started: float) -> bool:
+    def _is_over(self, started: float) -> bool:
         exit_ = self._delivery.exit
         if not exit_.is_over(started, collector_is_alive=False):
             return False
@@ -152,6 +174,11 @@ class Courier:
         return exit_.is_over(started, collector_is_alive=self._is_alive)
 
     def _start(self) -> threading.Thread:
+        if self._pid != os.getpid():  # what was kept, sent and connected before a fork is the parent's
+            self._pid = os.getpid()
+            self._kept.clear()
+            self.sent = 0
+            _disconnect(self.inner)
         thread = threading.Thread(target=self._work, name="stormproof-export", daemon=True)
         self._jobs = queue.SimpleQueue()
         thread.start()
@@ -160,21 +187,30 @@ class Courier:
     def _work(self) -> None:
         jobs = self._jobs
         while True:
-            job = jobs.get()
             try:
-                job.result = job.context.run(self._deliver, job)
-            except Exception as error:
-                job.result = self._failure
-                self._say(f"{type(error).__name__}: {error}")
-            finally:
-                job.done.set()
+                job = jobs.get(timeout=_TRY_KEPT_EVERY if self._kept else None)
+            except queue.Empty:
+                self._send_kept()
+                continue
+            self._send_kept()
+            if job.batch is not None:
+                if self._view is not None and self._delivery.view_always:
+                    self._view.show(job.batch)
+                job.result = self._try_to_send(job)
+            job.done.set()
 
-    def _deliver(self, job: _Job) -> Any:
-        if self._view is not None and self._delivery.view_always:
-            self._view.show(job.batch)
-        waiting = [*self._kept, job]
+    def _send_kept(self) -> None:
+        waiting = [*self._kept]
         self._kept.clear()
-        return [self._send(each) for each in waiting][-1]
+        for job in waiting:
+            self._try_to_send(job)
+
+    def _try_to_send(self, job: _Job) -> Any:
+        try:
+            return job.context.run(self._send, job)
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}")
+            return self._failure
 
     def _send(self, job: _Job) -> Any:
         """Send a batch, if somebody is there to take it."""
@@ -221,7 +257,15 @@ class Courier:
             instead = "spans are shown here instead"
         else:
             instead = "nothing is sent"
-        say_once("collector", f"nothing answers at {endpoint.url} ({problem}); {instead} ({cure})")
+        say_once("collector", f"nothing answers at {endpoint} ({problem}); {instead} ({cure})")
+
+
+def _disconnect(exporter: Any) -> None:
+    """Close the pooled connections of an HTTP exporter, which then makes new ones."""
+    client = getattr(exporter, "_client", None)
+    session = getattr(exporter, "_session", None) or getattr(client, "_transport", None)
+    if session is not None:
+        session.close()
 
 
 class _LastWords(logging.Filter):
@@ -250,8 +294,10 @@ class _LastWords(logging.Filter):
         if threading.get_ident() != self._thread:
             return True
         if not self.text and record.levelno >= logging.WARNING:
-            is_transient = isinstance(record.args, tuple) and str(record.msg).startswith("Transient error %s")
-            self.text = " ".join(str(record.args[0] if is_transient else record.getMessage()).split())[:_LONGEST_CAUSE]
+            text = record.getMessage()
+            if isinstance(record.args, tuple) and str(record.msg).startswith("Transient error %s"):
+                text = str(record.args[0])
+            self.text = " ".join(text.split())[:_LONGEST_CAUSE]
         return False
 
 
@@ -276,7 +322,7 @@ class SpanGuard(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        self._courier.inner.shutdown()
+        self._courier.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return True  # export() returns when the batch has been sent
@@ -296,7 +342,7 @@ class MetricGuard(MetricExporter):
         return result
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        self._courier.inner.shutdown(timeout_millis=timeout_millis, **kwargs)
+        self._courier.shutdown(timeout_millis=timeout_millis, **kwargs)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return True
@@ -315,7 +361,7 @@ class LogGuard(LogRecordExporter):
         return result
 
     def shutdown(self) -> None:
-        self._courier.inner.shutdown()
+        self._courier.shutdown()
 
     def force_flush(self, timeout_millis: int = 10_000) -> bool:
         return True

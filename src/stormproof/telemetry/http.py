@@ -21,11 +21,15 @@ INSTRUMENTORS = {"httpx": "HTTPXClientInstrumentor", "httpx2": "HTTPX2ClientInst
 _ours: list[Any] = []  # the official instrumentors that were switched on here
 
 
-def instrument_when_imported(modules: set[str], is_wanted: Callable[[], bool], **kwargs: Any) -> None:
-    """Instrument ``httpx`` and ``httpx2`` once the app imports them: starting the app does not pay for it."""
+def instrument_when_imported(modules: set[str], providers: Callable[[], dict[str, Any] | None]) -> None:
+    """Instrument ``httpx`` and ``httpx2`` once the app imports them: starting the app does not pay for it.
+
+    ``providers`` is asked then; it returns None where HTTP spans are no longer wanted.
+    """
 
     def hook(_: Any) -> None:
-        if not is_wanted():
+        given = providers()
+        if given is None:
             return
         # The official module imports both libraries: for the second, this hook runs while it is half-made and finds
         # nothing. So all that are imported by now are looked at once it is complete.
@@ -34,7 +38,7 @@ def instrument_when_imported(modules: set[str], is_wanted: Callable[[], bool], *
         for module in modules & set(sys.modules):
             instrumentor = _instrumentor(official, module)
             if instrumentor is not None and not instrumentor.is_instrumented_by_opentelemetry:
-                instrumentor.instrument(**_HOOKS, skip_dep_check=True, **kwargs)
+                instrumentor.instrument(**_HOOKS, skip_dep_check=True, **given)
                 _ours.append(instrumentor)
 
     for module in modules:

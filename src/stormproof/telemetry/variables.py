@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from opentelemetry.util._importlib_metadata import entry_points
 
 _PROBE_TIMEOUT = 0.5
+_PIP_GRPC = "pip install opentelemetry-exporter-otlp-proto-grpc"
+_SAMPLER = "parentbased_always_on"  # the SDK's default
 _SIGNALS = ("TRACES", "METRICS", "LOGS")
 _PROTOCOLS = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 
@@ -31,6 +33,9 @@ class Endpoint:
     url: str
     protocol: str
     named: bool
+
+    def __str__(self) -> str:
+        return _without_secrets(self.url)
 
     def problem(self) -> str | None:
         """Why nothing can be sent: nobody listens there. None if somebody does."""
@@ -66,7 +71,7 @@ def corrected(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """What to use in place of variables that make no sense, and one line about each of them."""
     correct: dict[str, str] = {}
     problems: list[str] = []
-    for name, value, problem in (*_exporters(environ), *_protocols(environ), *_endpoints(environ)):
+    for name, value, problem in (*_exporters(environ), *_protocols(environ), *_endpoints(environ), *_sampler(environ)):
         correct[name] = value
         problems.append(problem)
     return correct, problems
@@ -90,9 +95,12 @@ def _exporters(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _protocols(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    installed = {entry.name for entry in entry_points(group="opentelemetry_traces_exporter")}
     for part in ("", *(f"{signal}_" for signal in _SIGNALS)):
         name = f"OTEL_EXPORTER_OTLP_{part}PROTOCOL"
         value = environ.get(name)
+        if value == "grpc" and "otlp_proto_grpc" not in installed:
+            yield name, "http/protobuf", f"{name}='grpc' needs a package: {_PIP_GRPC}; http/protobuf is used"
         if value and value not in _PROTOCOLS:
             allowed = ", ".join(_PROTOCOLS)
             yield (
@@ -111,8 +119,35 @@ def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         protocol = _first(environ, f"OTEL_EXPORTER_OTLP_{part}PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
         if protocol == "grpc" and "://" not in value:
             continue  # gRPC's own form, host:port
-        hint = f"http://{value}" if "://" not in value else "http://… or https://…"
-        yield name, "", f"{name}={value!r} is not a URL with http:// or https://; write {hint}; it is ignored"
+        shown = _without_secrets(value)
+        hint = f"http://{shown}" if "://" not in value else "http://… or https://…"
+        yield name, "", f"{name}={shown!r} is not a URL with http:// or https://; write {hint}; it is ignored"
+
+
+def _sampler(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    name = "OTEL_TRACES_SAMPLER"
+    value = environ.get(name, "").strip()
+    allowed = {entry.name for entry in entry_points(group="opentelemetry_traces_sampler")} if value else set()
+    if value and value not in allowed:
+        short = ", ".join(sorted(allowed))
+        yield name, _SAMPLER, f"{name}={value!r} is not a sampler; allowed: {short}; {_SAMPLER} is used"
+    elif value in ("traceidratio", "parentbased_traceidratio") and not _is_share(
+        share := environ.get(f"{name}_ARG", "1")
+    ):
+        yield f"{name}_ARG", "1.0", f"{name}_ARG={share!r} is not a number from 0 to 1; 1.0 is used"
+
+
+def _without_secrets(url: str) -> str:
+    """Without user, password and query, which may hold a key."""
+    scheme, separator, rest = url.partition("?")[0].rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 def _first(environ: Mapping[str, str], *names: str) -> str:
