@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry.instrumentation import auto_instrumentation
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from qdrant_client.parallel_processor import ParallelWorkerPool
 
 from stormproof.demo.proxy import FaultProxy, reset_after, status
 from stormproof.demo.sink import OtlpSink
@@ -203,10 +204,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(
-    not hasattr(auto_instrumentation, "_initialize"),
-    reason="before 0.63b0 the official launcher instruments no child processes",
-)
+#: Older pools kill their workers with SIGTERM as soon as the last answer is in: what these have not sent is lost.
+WORKERS_MAY_FINISH = "completed" in inspect.getsource(ParallelWorkerPool.unordered_map)
+
+
 def test_worker_processes_of_an_upload_are_protected_too(proxy: FaultProxy, tmp_path: Any) -> None:
     script = tmp_path / "upload.py"
     script.write_text(PARALLEL)
@@ -223,10 +224,11 @@ def test_worker_processes_of_an_upload_are_protected_too(proxy: FaultProxy, tmp_
             env=environment, capture_output=True, text=True, timeout=100, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        uploads = sink.wait_for(lambda s: found if len(found := _named(s, f"upsert {COLLECTION}")) == 4 else None)
-    assert int(done.stdout) >= 40
-    batches = [exchange for exchange in proxy.exchanges if exchange.method == "PUT"]
-    assert len(batches) == sum(span.attributes["resilience.attempt.count"] for span in uploads) == 6
+        batches = [exchange for exchange in proxy.exchanges if exchange.method == "PUT"]
+        assert (int(done.stdout) >= 40, len(batches)) == (True, 4 + 2)
+        if WORKERS_MAY_FINISH:
+            uploads = sink.wait_for(lambda s: found if len(found := _named(s, f"upsert {COLLECTION}")) == 4 else None)
+            assert sum(span.attributes["resilience.attempt.count"] for span in uploads) == len(batches)
 
 
 def test_the_look_at_the_servers_version_is_no_trace_of_its_own(

@@ -31,7 +31,7 @@ CHAT = """
 import ollama
 question = "Context: A socket is an end.\\n\\nQuestion: What is a socket?"
 answer = ollama.chat("m", [{"role": "user", "content": question}])
-print(answer.message.content)
+print(answer["message"]["content"])
 """
 
 #: The same in a function, for programs that call it at moments of their own. With a client of its own each time: a
@@ -40,7 +40,7 @@ ASK = """
 import ollama
 def ask():
     messages = [{"role": "user", "content": "Context: A socket is an end.\\n\\nQuestion: What is a socket?"}]
-    return ollama.Client().chat("m", messages).message.content
+    return ollama.Client().chat("m", messages)["message"]["content"]
 """
 
 #: Where a machine's own network has to do, anybody may listen at the default endpoints: this program goes elsewhere.
