@@ -161,7 +161,7 @@ class TestOutAgain:
         world.stumble(world.ollama)
         assert world.sink.url
         early = "import ollama\nclient = ollama.Client()"
-        late = "print(client.chat('m', [{'role': 'user', 'content': 'Hello'}]).done)"
+        late = "print(client.chat('m', [{'role': 'user', 'content': 'Hello'}])['done'])"
         result = world.run(early, _INSTRUMENT.format(arguments=""), late, way="bare")
         assert (result.code, result.stdout) == (0, "True\n"), result.stderr
         assert [name for name in _spans(world) if name != "POST"] == _ALL[3:]

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from qdrant_client import QdrantClient
 
 from stormproof.demo.proxy import status
 from stormproof.demo.text import DIMENSIONS
@@ -23,7 +24,10 @@ client = OpenAI()
 question = "What is a socket?"
 vector = client.embeddings.create(model="text-embedding-3-small", input=question).data[0].embedding
 qdrant = QdrantClient(url=os.environ["QDRANT_URL"])
-points = qdrant.query_points("docs", query=vector, limit=1).points
+if hasattr(qdrant, "query_points"):
+    points = qdrant.query_points("docs", query=vector, limit=1).points
+else:  # qdrant-client before 1.10
+    points = qdrant.search("docs", vector, limit=1)
 prompt = f"Context: {points[0].payload['text']}\\n\\nQuestion: {question}"
 messages = [{"role": "user", "content": prompt}]
 for chunk in client.chat.completions.create(model="gpt-4o-mini", messages=messages, stream=True):
@@ -40,7 +44,8 @@ qdrant.create_collection("docs", models.VectorParams(size=size, distance=models.
 payload = {"text": "A socket is an end."}
 qdrant.upsert("docs", [models.PointStruct(id=1, vector=[1.0] * size, payload=payload)])
 """
-_OPERATIONS = ("embeddings text-embedding-3-small", "query_points docs", "chat gpt-4o-mini")
+_SEARCH = "query_points" if hasattr(QdrantClient, "query_points") else "search"
+_OPERATIONS = ("embeddings text-embedding-3-small", f"{_SEARCH} docs", "chat gpt-4o-mini")
 _START = (
     r"stormproof \d+\.\d+\.\d+: openai \d+\.\d+ ✓  qdrant \d+\.\d+ ✓  ollama \d+\.\d+ ✓ \| "
     r"\d+ attempts, 30 s \| content off"

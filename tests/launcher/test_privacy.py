@@ -48,11 +48,12 @@ for call in (
         call()
     except Exception:
         pass
-qdrant = QdrantClient(url=os.environ["QDRANT_URL"], api_key="sk-secret-0815", check_compatibility=False)
+qdrant = QdrantClient(url=os.environ["QDRANT_URL"], api_key="sk-secret-0815")
 qdrant.create_collection("docs", models.VectorParams(size=2, distance=models.Distance.COSINE))
 qdrant.upsert("docs", [models.PointStruct(id=1, vector=[1.0, 0.5], payload={"text": "Zebra"})])
 named = models.Filter(must=[models.FieldCondition(key="text", match=models.MatchValue(value="Zebra"))])
-print(qdrant.query_points("docs", query=[1.0, 0.5], query_filter=named).points[0].payload["text"])
+points, _ = qdrant.scroll("docs", scroll_filter=named)
+print(points[0].payload["text"])
 """
 
 

@@ -67,9 +67,9 @@ def endpoint_of(signal: str, environ: Mapping[str, str]) -> Endpoint:
     return Endpoint(named or _PROTOCOLS.get(protocol, _PROTOCOLS["http/protobuf"]), protocol, bool(named))
 
 
-def corrected(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What to use in place of variables that make no sense, and one line about each of them."""
-    correct: dict[str, str] = {}
+def corrected(environ: Mapping[str, str]) -> tuple[dict[str, str | None], list[str]]:
+    """What to use in place of variables that make no sense (None: nothing), and one line about each of them."""
+    correct: dict[str, str | None] = {}
     problems: list[str] = []
     for name, value, problem in (*_exporters(environ), *_protocols(environ), *_endpoints(environ), *_sampler(environ)):
         correct[name] = value
@@ -110,7 +110,7 @@ def _protocols(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
             )
 
 
-def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, None, str]]:
     for part in ("", *(f"{signal}_" for signal in _SIGNALS)):
         name = f"OTEL_EXPORTER_OTLP_{part}ENDPOINT"
         value = environ.get(name)
@@ -121,7 +121,7 @@ def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
             continue  # gRPC's own form, host:port
         shown = _without_secrets(value)
         hint = f"http://{shown}" if "://" not in value else "http://… or https://…"
-        yield name, "", f"{name}={shown!r} is not a URL with http:// or https://; write {hint}; it is ignored"
+        yield name, None, f"{name}={shown!r} is not a URL with http:// or https://; write {hint}; it is ignored"
 
 
 def _sampler(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
