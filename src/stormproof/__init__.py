@@ -49,10 +49,12 @@ def _instrument(providers: dict[str, Any]) -> None:
         sdk.set_up(install.current_settings(), __version__)
         install.observe_logging()
     install.begin_loading()
-    for instrumentor in distro.INSTRUMENTORS:
-        if not instrumentor().is_instrumented_by_opentelemetry:
-            instrumentor().instrument(skip_dep_check=True, **providers)
-    install.end_loading()
+    try:
+        for instrumentor in distro.INSTRUMENTORS:
+            if not instrumentor().is_instrumented_by_opentelemetry:
+                instrumentor().instrument(skip_dep_check=True, **providers)
+    finally:
+        install.end_loading()
     install.observe_http(tracer_provider=providers["tracer_provider"], meter_provider=providers["meter_provider"])
 
 

@@ -24,6 +24,7 @@ from stormproof.version import __version__
 if TYPE_CHECKING:
     from stormproof.clients.patching import Splices
     from stormproof.resilience.runner import Runner
+    from stormproof.telemetry.metrics import Metrics
 
 _log = logging.getLogger("stormproof")
 _lock = threading.RLock()
@@ -73,6 +74,7 @@ class _Installation:
         self.providers: dict[str, Any] = {}
         self.settings: Settings | None = None
         self.runner: Runner | None = None
+        self.metrics: dict[Any, Metrics] = {}  # by meter provider
         self.is_loading = False  # the clients are being listed one after the other: too early for the start line
 
 
@@ -149,6 +151,8 @@ def release_client(client: str) -> None:
             if hook.client == client and hook.module in _state.splices:
                 _state.splices.pop(hook.module).remove()
         if not _state.wanted:
+            for metrics in _state.metrics.values():
+                metrics.watch(())
             _state.runner = None
             _state.settings = None
             _state.providers = {}
@@ -245,9 +249,14 @@ def _listeners(settings: Settings, targets: Any) -> tuple[Any, ...]:
     from stormproof.telemetry.spans import Spans
 
     providers = _state.providers
+    metrics = _state.metrics.get(providers.get("meter_provider"))
+    if metrics is None:
+        metrics = Metrics(providers.get("meter_provider"), __version__, targets)
+        _state.metrics[providers.get("meter_provider")] = metrics
+    metrics.watch(targets)
     return (
         Spans(providers.get("tracer_provider"), __version__, breaker_spans=settings.breaker_spans),
-        Metrics(providers.get("meter_provider"), __version__, targets),
+        metrics,
         Logs(providers.get("logger_provider"), __version__),
     )
 

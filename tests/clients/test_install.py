@@ -90,6 +90,19 @@ class TestOnAndOff:
         (attempt,) = shield.signals.attempts()
         assert [span.name for span in shield.signals.children(attempt)] == ["POST"]
 
+    def test_on_again_what_is_observed_is_what_is_in_force(self, shield: Shield, proxy_of: ProxyOf) -> None:
+        """A meter provider keeps the callbacks it was first given: they must not go on telling of what is gone."""
+        url = proxy_of("openai").url
+        for _ in range(3):
+            shield.off()
+            shield.on()
+            DRIVERS[0].call(url)
+        assert list(shield.signals.values("resilience.operations", "resilience.attempt.count").values()) == [3]
+        calls = shield.signals.values("resilience.circuit_breaker.calls", "resilience.circuit_breaker.outcome")
+        assert calls["success"] == 1  # the breaker is a new one
+        shield.off()
+        assert not shield.signals.points("resilience.circuit_breaker.status")
+
     @one_of_each
     def test_one_client_can_be_left_out(self, shield: Shield, proxy_of: ProxyOf, driver: Driver) -> None:
         shield.set(f"STORMPROOF_{driver.system.upper()}__ENABLED", "false")

@@ -11,7 +11,7 @@ from opentelemetry.util.types import AttributeValue
 from stormproof.resilience.breaker import State
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Attempt, Operation
-from stormproof.resilience.targets import Targets
+from stormproof.resilience.targets import Target
 from stormproof.telemetry import names
 from stormproof.telemetry.spans import identity
 
@@ -24,9 +24,9 @@ _MOST_ATTEMPTS_NAMED = 8
 class Metrics(Listener):
     """Records durations inside the attempt's or operation's context, so that exemplars lead to its trace."""
 
-    def __init__(self, meter_provider: MeterProvider | None, version: str, targets: Targets) -> None:
+    def __init__(self, meter_provider: MeterProvider | None, version: str, targets: Iterable[Target]) -> None:
         meter = get_meter(names.SCOPE, version, meter_provider, names.SCHEMA_URL)
-        self._targets = targets
+        self._targets: Iterable[Target] = targets
         self._lock = threading.Lock()
         self._operations: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
         self._attempt_duration = _seconds(
@@ -66,6 +66,10 @@ class Metrics(Listener):
         meter.create_observable_counter(
             names.BREAKER_CALLS, [self._observe_calls], "{call}", "Calls as the breaker counted them."
         )
+
+    def watch(self, targets: Iterable[Target]) -> None:
+        """Observe these from now on. A provider keeps its first callbacks for ever: ours outlive an uninstrument()."""
+        self._targets = targets
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
