@@ -9,6 +9,8 @@ from stormproof.demo.sink import OtlpSink
 from .launch import Result
 from .world import ASK, World
 
+# Since 3.12 Python warns of every fork beside threads, and an SDK that sends has threads, ours or not.
+_QUIET_FORK = "import warnings\nwarnings.filterwarnings('ignore', 'This process', DeprecationWarning)\n"
 _FORK = """
 import os, sys
 {before}
@@ -60,7 +62,9 @@ def _assert_arrived(sink: OtlpSink, result: Result, calls: int) -> None:
 @pytest.mark.parametrize(("before", "way"), [("", "launcher"), ("ask()", "launcher"), ("ask()", "instrument")])
 def test_a_forked_child_that_ends_as_a_program_does(world: World, before: str, way: str) -> None:
     world.stumble(world.ollama)
-    result = world.run(ASK, _FORK.format(before=before, end="sys.exit(0)"), way=way) if world.sink else None
+    result = (
+        world.run(ASK, _QUIET_FORK, _FORK.format(before=before, end="sys.exit(0)"), way=way) if world.sink else None
+    )
     assert result is not None
     _assert_arrived(world.sink, result, 2 if before else 1)
 
@@ -78,7 +82,7 @@ def test_a_forked_child_that_sends_while_it_runs(world: World) -> None:
     result = world.run(
         ASK,
         f"ask()\n{flush}",
-        "import os\nchild = os.fork()",
+        _QUIET_FORK + "import os\nchild = os.fork()",
         many,
         "if child == 0:\n    os._exit(0)",
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
@@ -112,7 +116,7 @@ def test_a_child_does_not_send_again_what_its_parent_has_kept(world: World) -> N
     program = world.start(
         ASK,
         "import os, sys\nask()\ninput()",
-        _FORK.format(before="", end="sys.exit(0)"),
+        _QUIET_FORK + _FORK.format(before="", end="sys.exit(0)"),
         OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
         OTEL_BSP_SCHEDULE_DELAY="50",
     )
