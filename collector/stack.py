@@ -245,7 +245,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=cache / "data", help="where logs and data go")
     parser.add_argument("--ephemeral", action="store_true", help="take free ports instead of the usual ones")
     args = parser.parse_args()
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a shell's background job would ignore the first
         signal.signal(getattr(signal, name), _interrupt)
     try:
         with Stack(args.data_dir, Ports.ephemeral() if args.ephemeral else Ports()) as stack:

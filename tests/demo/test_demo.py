@@ -76,9 +76,13 @@ def _operations(spans: list[Span]) -> int:
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_be_stopped_at_any_time(number: int) -> None:
-    """The program that runs in it is gone as well: it would have kept the output open."""
+    """The program that runs in it is gone as well: it would have kept the output open.
+
+    Also where it was started as a shell starts its background jobs, with SIGINT ignored.
+    """
+    command = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", *COMMAND]
     with subprocess.Popen(
-        COMMAND, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     ) as process:
         lines = _until(process, "passages 1 to 30")
         process.send_signal(number)

@@ -176,7 +176,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Play the demo; Ctrl-C and SIGTERM end it with nothing left running."""
     options = _arguments()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job would ignore the first
+        signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
