@@ -165,7 +165,7 @@ def _read(describe: Callable[[], Call], runner: Runner, send: Any) -> Iterator[A
     try:
         while item is not EXHAUSTED:
             operation.item()
-            _observe(operation, item)
+            harmless(_observe, operation, item, otherwise=None)
             yield item
             item = next(items, EXHAUSTED)
         operation.succeed()
@@ -191,7 +191,7 @@ async def _read_async(describe: Callable[[], Call], runner: Runner, send: Any) -
     try:
         while item is not EXHAUSTED:
             operation.item()
-            _observe(operation, item)
+            harmless(_observe, operation, item, otherwise=None)
             yield item
             item = await anext(items, EXHAUSTED)
         operation.succeed()
@@ -207,7 +207,7 @@ async def _read_async(describe: Callable[[], Call], runner: Runner, send: Any) -
 
 def _observe(operation: Operation, item: Any) -> None:
     if item.get("done"):
-        operation.facts.update(harmless(_facts_of, item, otherwise={}))
+        operation.facts.update(_facts_of(item))
 
 
 # -- the request ---------------------------------------------------------------------------------------------------

@@ -74,10 +74,7 @@ class OpenAI:
 
     def response_facts(self, call: Call, result: Any) -> Facts:
         facts: Facts = {}
-        for fact, attribute in (("response_id", "id"), ("response_model", "model")):
-            value = getattr(result, attribute, None)
-            if isinstance(value, str):
-                facts[fact] = value
+        _add_identity(facts, result)
         _add_usage(facts, getattr(result, "usage", None))
         choices = getattr(result, "choices", None)
         if choices:
@@ -297,16 +294,20 @@ def _watch_close(response: Any, reader: Any) -> None:
 def _observe(operation: Operation, chunk: Any) -> None:
     facts = operation.facts
     if operation.items == 1:
-        for fact, attribute in (("response_id", "id"), ("response_model", "model")):
-            value = getattr(chunk, attribute, None)
-            if isinstance(value, str):
-                facts[fact] = value
+        _add_identity(facts, chunk)
     choices = getattr(chunk, "choices", None)
     if choices and choices[0].finish_reason is not None:
         facts["finish_reasons"] = [choice.finish_reason for choice in choices]
     usage = getattr(chunk, "usage", None)
     if usage is not None:
         _add_usage(facts, usage)
+
+
+def _add_identity(facts: Facts, answer: Any) -> None:
+    for fact, attribute in (("response_id", "id"), ("response_model", "model")):
+        value = getattr(answer, attribute, None)
+        if isinstance(value, str):
+            facts[fact] = value
 
 
 def _add_usage(facts: Facts, usage: Any) -> None:

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from stormproof.clients.patching import harmless
 from stormproof.resilience.operation import Operation
 
-#: Takes what an item tells into ``operation.facts``. Must not fail and must not keep the item.
+#: Takes what an item tells into ``operation.facts``. Must not keep the item; if it fails, the app has the item still.
 Observe = Callable[[Operation, Any], None]
 
 
@@ -39,7 +40,7 @@ class _Reader:
 
     def _took(self, item: Any) -> Any:
         self._operation.item()
-        self._observe(self._operation, item)
+        harmless(self._observe, self._operation, item, otherwise=None)
         return item
 
 
