@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help demo test test-stack stack bench lint docs clean
+.PHONY: help demo test test-stack stack bench storm lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,12 @@ test-stack: $(STAMP) collector  ## the same RAG program seen by the real collect
 stack: $(VENV)/bin/python collector  ## collector, Jaeger and Prometheus on their usual ports, until Ctrl-C
 	$(BIN)/python collector/stack.py
 
-bench: $(STAMP)  ## what a protected call costs, side by side with a bare one
+bench: $(VENV)/.installed-bench  ## what a protected call costs, beside a bare one and beside other libraries
+	$(BIN)/python -m benchmarks.core
 	$(BIN)/python benchmarks/call_cost.py
+
+storm: $(VENV)/.installed-bench  ## what retry policies do under overload, by simulation (6 minutes)
+	$(BIN)/python -m benchmarks.storm
 
 lint: $(STAMP)  ## ruff and strict types
 	$(BIN)/ruff check .
@@ -50,6 +54,11 @@ $(VENV)/bin/python:
 $(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml
 	@echo "setting up $(VENV) (once, under a minute)"
 	$(BIN)/python -m pip install --quiet --editable ".[all]" --constraint constraints/latest.txt
+	@touch $@
+
+$(VENV)/.installed-bench: $(STAMP) constraints/bench.txt
+	@echo "adding what the benchmarks compare with"
+	$(BIN)/python -m pip install --quiet --group bench --constraint $(CONSTRAINTS) --constraint constraints/bench.txt
 	@touch $@
 
 $(STAMP): $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)

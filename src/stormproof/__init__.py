@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stormproof.errors import CircuitOpenError, StormproofError
+from stormproof.control import Breakers
+from stormproof.errors import BulkheadFullError, CircuitOpenError, RateLimitedError, RefusedError, StormproofError
 from stormproof.notice import say_once
+from stormproof.resilience.events import Listener
+from stormproof.resilience.fallback import Fallback
+from stormproof.resilience.policy import (
+    BreakerPolicy,
+    BudgetPolicy,
+    BulkheadPolicy,
+    Policy,
+    RateLimitPolicy,
+    RetryPolicy,
+    default_policy,
+)
 from stormproof.version import __version__
 
 if TYPE_CHECKING:
@@ -13,13 +26,38 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["CircuitOpenError", "StormproofError", "__version__", "instrument", "uninstrument"]
+__all__ = [
+    "BreakerPolicy",
+    "BudgetPolicy",
+    "BulkheadFullError",
+    "BulkheadPolicy",
+    "CircuitOpenError",
+    "Fallback",
+    "Listener",
+    "Policy",
+    "RateLimitPolicy",
+    "RateLimitedError",
+    "RefusedError",
+    "RetryPolicy",
+    "StormproofError",
+    "__version__",
+    "add_listener",
+    "breakers",
+    "default_policy",
+    "instrument",
+    "remove_listener",
+    "uninstrument",
+]
+
+breakers = Breakers()
 
 
 def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     logger_provider: LoggerProvider | None = None,
+    *,
+    policies: Mapping[str, Policy] | None = None,
 ) -> None:
     """Protect the clients of this process, imported already or later. Idempotent.
 
@@ -27,23 +65,42 @@ def instrument(
     ``opentelemetry-instrument`` would: OTLP over http/protobuf to the local collector, every ``OTEL_*`` variable
     honoured. An app with a set-up of its own should therefore make it first.
 
-    Never raises: what cannot be done (a client that is too old, a variable that makes no sense) is said once on stderr.
+    ``policies``: by system (``openai``, ``ollama``, ``qdrant``); one that is given here wins whole over settings from
+    the environment, also when everything else is instrumented already, and holds from the next call on.
+
+    What cannot be done (a client that is too old, a variable that makes no sense) is said once on stderr.
+
+    Raises:
+        ValueError: for a policy of something that is no system.
+        TypeError: for a policy that is none.
     """
+    _check_policies(policies or {})
     providers = {
         "tracer_provider": tracer_provider,
         "meter_provider": meter_provider,
         "logger_provider": logger_provider,
     }
     try:
-        _instrument(providers)
+        _instrument(providers, policies or {})
     except Exception as error:
         say_once("instrument", f"WARNING: nothing is protected: {error}")
 
 
-def _instrument(providers: dict[str, Any]) -> None:
+def _check_policies(policies: Mapping[str, Policy]) -> None:
+    from stormproof.settings import SYSTEMS
+
+    for system, policy in policies.items():
+        if system not in SYSTEMS:
+            raise ValueError(f"policies[{system!r}]: not a system; allowed: {', '.join(SYSTEMS)}")
+        if not isinstance(policy, Policy):
+            raise TypeError(f"policies[{system!r}]={policy!r} is not a stormproof.Policy")
+
+
+def _instrument(providers: dict[str, Any], policies: Mapping[str, Policy]) -> None:
     from stormproof import distro, install
     from stormproof.telemetry import sdk
 
+    install.choose_policies(policies)
     if providers["tracer_provider"] is None and not sdk.is_set_up():
         sdk.apply_defaults()
         sdk.set_up(install.current_settings(), __version__)
@@ -56,6 +113,20 @@ def _instrument(providers: dict[str, Any]) -> None:
     finally:
         install.end_loading()
     install.observe_http(tracer_provider=providers["tracer_provider"], meter_provider=providers["meter_provider"])
+
+
+def add_listener(listener: Listener) -> None:
+    """Tell ``listener`` of every step of every call from now on, until :func:`remove_listener`."""
+    from stormproof import install
+
+    install.add_listener(listener)
+
+
+def remove_listener(listener: Listener) -> None:
+    """Tell it no longer. One that was never added is no error."""
+    from stormproof import install
+
+    install.remove_listener(listener)
 
 
 def uninstrument() -> None:

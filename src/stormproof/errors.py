@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from stormproof.resilience.outcome import Refusal
+
 
 class StormproofError(Exception):
     """Base of every error that stormproof itself raises."""
 
 
-class CircuitOpenError(StormproofError):
-    """A call was refused without touching the network because its target's circuit breaker is open.
+class RefusedError(StormproofError):
+    """A call was refused without touching the network.
 
     The app never gets a bare one: each client adds its own base class, so that ``except openai.APIConnectionError``,
     ``except ollama.ResponseError`` or ``except ApiException`` keep working.
@@ -20,9 +26,43 @@ class CircuitOpenError(StormproofError):
     target: str = ""
 
 
-def circuit_open_message(target: str) -> str:
+class CircuitOpenError(RefusedError):
+    """The circuit breaker of the call's target is open, or recovers too slowly for the call's deadline."""
+
+
+class BulkheadFullError(RefusedError):
+    """As many calls as are allowed are in flight to the target, and its queue is full or too slow."""
+
+
+class RateLimitedError(RefusedError):
+    """The target's own rate limit here would make the call wait too long."""
+
+
+#: What a refused call raises, and what its caller reads.
+REFUSALS: Mapping[Refusal, tuple[type[RefusedError], str]] = {
+    Refusal.CIRCUIT_OPEN: (CircuitOpenError, "circuit open: {} keeps failing, so the call was not sent (stormproof)"),
+    Refusal.BULKHEAD_FULL: (
+        BulkheadFullError,
+        "bulkhead full: too many calls to {} are in flight, so this one was not sent (stormproof)",
+    ),
+    Refusal.RATE_LIMITED: (
+        RateLimitedError,
+        "rate limited: the call to {} would have to wait too long, so it was not sent (stormproof)",
+    ),
+}
+
+
+def refused_message(refusal: Refusal, target: str) -> str:
     """What a refused caller reads."""
-    return f"circuit open: {target} keeps failing, so the call was not sent (stormproof)"
+    return REFUSALS[refusal][1].format(target)
+
+
+@functools.cache
+def refused_type(refusal: Refusal, client: str, bases: tuple[type, ...], **members: Any) -> Any:
+    """The class of a client's refused calls: of this family, and what that client's callers catch (``bases``)."""
+    family = REFUSALS[refusal][0]
+    doc = f"{family.__doc__} As {client}'s callers catch it."
+    return type(f"{client}{family.__name__}", (family, *bases), {"__doc__": doc, **members})
 
 
 class SettingError(StormproofError, ValueError):

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -23,7 +23,10 @@ from stormproof.version import __version__
 
 if TYPE_CHECKING:
     from stormproof.clients.patching import Splices
+    from stormproof.resilience.events import Listener
+    from stormproof.resilience.policy import Policy
     from stormproof.resilience.runner import Runner
+    from stormproof.resilience.targets import Target
     from stormproof.telemetry.metrics import Metrics
 
 _log = logging.getLogger("stormproof")
@@ -67,12 +70,15 @@ class _Installation:
     """What is in force in this process."""
 
     def __init__(self) -> None:
-        self.wanted: set[str] = set()  # clients
+        self.asked: set[str] = set()  # clients that are to be protected, if their policy says so
+        self.wanted: set[str] = set()  # those of them
         self.http_providers: dict[str, Any] | None = None  # None: no HTTP spans are wanted
         self.hooked: set[str] = set()  # modules whose import is watched; a watch cannot be taken back
         self.splices: dict[str, Splices] = {}
         self.providers: dict[str, Any] = {}
         self.settings: Settings | None = None
+        self.policies: dict[str, Policy] = {}  # chosen in code, by system
+        self.listeners: tuple[Listener, ...] = ()  # the user's
         self.runner: Runner | None = None
         self.metrics: dict[Any, Metrics] = {}  # by meter provider
         self.is_loading = False  # the clients are being listed one after the other: too early for the start line
@@ -101,6 +107,44 @@ def current_settings() -> Settings:
         return _state.settings
 
 
+def policy_for(system: str) -> Policy:
+    """What is in force for a system: what was chosen in code, else by settings, else the default."""
+    return _state.policies.get(system) or current_settings().policy_for(system)
+
+
+def choose_policies(policies: Mapping[str, Policy]) -> None:
+    """Use these policies from the next call on."""
+    with _lock:
+        _state.policies.update(policies)
+        for system in policies:
+            if _state.runner is not None:
+                _state.runner.targets.forget(system)
+            if system in _state.asked - _state.wanted:  # settings had it off
+                protect_client(system)
+
+
+def add_listener(listener: Listener) -> None:
+    """Tell ``listener`` of every step of every call from now on."""
+    with _lock:
+        _state.listeners += (listener,)
+        if _state.runner is not None:
+            _state.runner.listeners.add(listener)
+
+
+def remove_listener(listener: Listener) -> None:
+    """Tell it no longer. One that was never added is no error."""
+    with _lock:
+        _state.listeners = tuple(other for other in _state.listeners if other is not listener)
+        if _state.runner is not None:
+            _state.runner.listeners.discard(listener)
+
+
+def targets() -> list[Target]:
+    """Those this process has used; none before the first protected call."""
+    runner = _state.runner
+    return list(runner.targets) if runner is not None else []
+
+
 def protect_client(client: str, **providers: Any) -> None:
     """Splice into a client now if it is imported, or as soon as it is. Idempotent.
 
@@ -108,10 +152,11 @@ def protect_client(client: str, **providers: Any) -> None:
     call decides for the process.
     """
     with _lock:
-        if not current_settings().policy_for(client).enabled:
-            return
         if _state.runner is None:
             _state.providers.update({name: given for name, given in providers.items() if given is not None})
+        _state.asked.add(client)
+        if not policy_for(client).enabled:
+            return
         _state.wanted.add(client)
         for hook in HOOKS:
             if hook.client == client:
@@ -146,6 +191,7 @@ def observe_logging() -> None:
 def release_client(client: str) -> None:
     """Take exactly what was spliced into a client out again. Idempotent."""
     with _lock:
+        _state.asked.discard(client)
         _state.wanted.discard(client)
         for hook in HOOKS:
             if hook.client == client and hook.module in _state.splices:
@@ -155,6 +201,7 @@ def release_client(client: str) -> None:
                 metrics.watch(())
             _state.runner = None
             _state.settings = None
+            _state.policies = {}
             _state.providers = {}
 
 
@@ -184,7 +231,7 @@ def announce() -> None:
     """The start line: what is protected, how, and that prompts are not recorded. Once a process."""
     if _state.is_loading or is_worker_process():
         return
-    policy = current_settings().policy_for("openai")
+    policy = policy_for("openai")
     parts = [_availability(client) for client in CLIENTS if client in _state.wanted]
     say_once(
         "start",
@@ -237,8 +284,8 @@ def _runner() -> Runner:
 
         settings = current_settings()
         listener = Fanout()
-        targets = Targets(settings.policy_for, monotonic, listener.breaker_changed)
-        listener.add(*_listeners(settings, targets))
+        targets = Targets(policy_for, monotonic, listener.breaker_changed)
+        listener.add(*_listeners(settings, targets), *_state.listeners)
         _state.runner = Runner(targets, listener, monotonic)
     return _state.runner
 

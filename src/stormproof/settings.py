@@ -6,7 +6,6 @@ dots written as ``__`` (``STORMPROOF_OPENAI__RETRY__ATTEMPTS=3``). Durations are
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,91 +13,73 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stormproof.errors import SettingError
-from stormproof.resilience.policy import Policy
+from stormproof.resilience import policy as policy_module
+from stormproof.resilience.policy import (
+    WINDOW_KNOBS,
+    BreakerPolicy,
+    BudgetPolicy,
+    BulkheadPolicy,
+    Policy,
+    Range,
+    RateLimitPolicy,
+    RetryPolicy,
+    default_policy,
+    one_of,
+    ranges,
+)
 
 SYSTEMS = ("openai", "ollama", "qdrant")
 
-#: Seconds within which a call's waits and new attempts must fit: a vector search is awaited by someone.
-_DEFAULT_DEADLINES = {"qdrant": 10.0}
-
-_MOST = 1000
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
-_CONSOLE_MODES = ("auto", "text", "json", "off")
+_PARTS = {
+    "": Policy,
+    "retry.": RetryPolicy,
+    "budget.": BudgetPolicy,
+    "breaker.": BreakerPolicy,
+    "bulkhead.": BulkheadPolicy,
+    "rate_limit.": RateLimitPolicy,
+}
+
+#: Every key of a policy, what it takes, in the order in which it is listed to people.
+KEYS: Mapping[str, Range] = {
+    prefix + name: range_ for prefix, part in _PARTS.items() for name, range_ in ranges(part).items()
+}
 
 
 def _duration(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|)", text.strip().lower())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|)", text)
     if match is None:
-        raise ValueError
-    return _positive(float(match[1]) * _UNITS[match[2]])
-
-
-def _positive(number: float) -> float:
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError
-    return number
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= _MOST:
-        raise ValueError
-    return number
-
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise ValueError
-    return number
+        raise ValueError(text)
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _switch(text: str) -> bool:
     try:
-        return {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}[text.strip().lower()]
+        return {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}[text]
     except KeyError:
-        raise ValueError from None
+        raise ValueError(text) from None
 
 
-def _console_mode(text: str) -> str:
-    if text.strip().lower() not in _CONSOLE_MODES:
-        raise ValueError
-    return text.strip().lower()
-
-
-@dataclass(frozen=True)
-class _Kind:
-    parse: Callable[[str], Any]
-    allowed: str
-
-
-_DURATION = _Kind(_duration, "a duration above 0, such as 500ms, 2s, 1m or seconds")
-_COUNT = _Kind(_whole, f"a whole number from 1 to {_MOST}")
-_SWITCH = _Kind(_switch, "true or false")
-
-#: Every key of a policy, what it takes, in the order in which it is listed to people.
-KEYS: Mapping[str, _Kind] = {
-    "enabled": _SWITCH,
-    "deadline": _DURATION,
-    "timeout": _DURATION,
-    "retry.attempts": _COUNT,
-    "retry.base": _DURATION,
-    "retry.cap": _DURATION,
-    "budget.capacity": _COUNT,
-    "budget.payback": _Kind(_share, "a number from 0 to 1"),
-    "breaker.enabled": _SWITCH,
-    "breaker.failures": _COUNT,
-    "breaker.successes": _COUNT,
-    "breaker.open_for": _DURATION,
-    "breaker.probes": _COUNT,
+#: How the values of a range are written; a range of words needs none of these.
+_READERS: Mapping[Range, Callable[[str], Any]] = {
+    policy_module.DURATION: _duration,
+    policy_module.DURATION_OR_OFF: _duration,
+    policy_module.COUNT: int,
+    policy_module.COUNT_OR_OFF: int,
+    policy_module.WHOLE: int,
+    policy_module.SHARE: float,
+    policy_module.SHARE_OR_OFF: float,
+    policy_module.RATE_OR_OFF: float,
+    policy_module.FACTOR: float,
+    policy_module.SWITCH: _switch,
 }
 
 #: Settings of the whole process; each is a field of :class:`Settings`.
-_PROCESS_KEYS: Mapping[str, tuple[str, _Kind]] = {
-    "STORMPROOF_QUIET": ("quiet", _SWITCH),
-    "STORMPROOF_CONSOLE": ("console", _Kind(_console_mode, "one of " + ", ".join(_CONSOLE_MODES))),
-    "STORMPROOF_BREAKER_SPANS": ("breaker_spans", _SWITCH),
-    "STORMPROOF_EXIT_TIMEOUT": ("exit_timeout", _DURATION),
+_PROCESS_KEYS: Mapping[str, tuple[str, Range]] = {
+    "STORMPROOF_QUIET": ("quiet", policy_module.SWITCH),
+    "STORMPROOF_CONSOLE": ("console", one_of("auto", "text", "json", "off")),
+    "STORMPROOF_BREAKER_SPANS": ("breaker_spans", policy_module.SWITCH),
+    "STORMPROOF_EXIT_TIMEOUT": ("exit_timeout", policy_module.DURATION),
 }
 
 
@@ -125,7 +106,7 @@ class Settings:
 
     def policy_for(self, system: str) -> Policy:
         """The policy of a system; the defaults for one that has no settings of its own."""
-        return self.policies.get(system) or Policy()
+        return self.policies.get(system) or default_policy(system)
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
@@ -134,6 +115,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     problems: list[str] = []
     process: dict[str, Any] = {}
     chosen: dict[str, dict[str, Any]] = {system: {} for system in SYSTEMS}
+    thresholds: dict[str, tuple[str, ...]] = {}  # the systems that each variable sets one for
     # The shorter prefix (for all systems) first, so that a system's own setting wins whatever the order.
     for name in sorted(
         (n for n in environ if n.startswith("STORMPROOF_")), key=lambda n: not n.startswith("STORMPROOF__")
@@ -147,17 +129,33 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
                 value = _parse(name, environ[name], KEYS[key])
                 for system in systems:
                     chosen[system][key] = value
+                if key.startswith("breaker.") and key.removeprefix("breaker.") in WINDOW_KNOBS:
+                    thresholds[name] = systems
         except SettingError as error:  # noqa: PERF203  # the next setting may be right
             problems.append(str(error))
     policies = {system: _policy(system, values) for system, values in chosen.items()}
+    problems.extend(_without_effect(policies, thresholds))
     return Settings(policies=policies, problems=tuple(problems), **process)
 
 
-def _parse(name: str, text: str, kind: _Kind) -> Any:
+def _parse(name: str, text: str, range_: Range) -> Any:
+    word = text.strip().lower()
     try:
-        return kind.parse(text)
+        value = None if range_.off and word == "off" else _READERS.get(range_, str)(word)
     except ValueError:
-        raise SettingError(f"{name}={text!r} is not {kind.allowed}; the default is used") from None
+        value = range_  # which no range accepts
+    if not range_.accepts(value):
+        raise SettingError(f"{name}={text!r} is not {range_.allowed}; the default is used")
+    return value
+
+
+def _without_effect(policies: Mapping[str, Policy], thresholds: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Thresholds that were chosen for a breaker which has none: said once each, with what to do."""
+    return [
+        f"{name} has no effect on the adaptive breaker; set {name.rpartition('__')[0]}__STRATEGY=window as well"
+        for name, systems in thresholds.items()
+        if all(policies[system].breaker.strategy == "adaptive" for system in systems)
+    ]
 
 
 def _resolve(name: str, value: str) -> tuple[tuple[str, ...], str]:
@@ -188,7 +186,7 @@ def _unknown(name: str, value: str, allowed: list[str]) -> str:
 
 
 def _policy(system: str, values: Mapping[str, Any]) -> Policy:
-    policy = Policy(deadline=_DEFAULT_DEADLINES.get(system, Policy.deadline), strict_deadline="deadline" in values)
+    policy = replace(default_policy(system), strict_deadline="deadline" in values)
     for key, value in values.items():
         part, _, name = key.rpartition(".")
         if part:

@@ -159,5 +159,6 @@ DRIVERS = [
 ]
 STREAMING = [driver for driver in DRIVERS if driver.streams]
 
+one_of_each = pytest.mark.parametrize("driver", [DRIVERS[0], DRIVERS[4], DRIVERS[8]], ids=str)
 every_way = pytest.mark.parametrize("driver", DRIVERS, ids=str)
 every_stream = pytest.mark.parametrize("driver", STREAMING, ids=str)

@@ -42,8 +42,7 @@ class Shield:
 
     def targets(self) -> list[Target]:
         """The targets of this process so far."""
-        runner = install._state.runner
-        return list(runner._targets) if runner is not None else []
+        return install.targets()
 
     def target(self, system: str) -> Target:
         (target,) = (target for target in self.targets() if target.system == system)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from stormproof import CircuitOpenError
 from stormproof.demo.proxy import FaultProxy, drop, hang, reset, reset_after, status
 from tests.unit.signals import attributes, failed, get, has, is_child
 
-from .drivers import Driver, every_stream, every_way
+from .drivers import Driver, every_stream, every_way, one_of_each
 from .shield import Shield, sent, types_of
 
 ProxyOf = Callable[[str], FaultProxy]
@@ -100,11 +102,20 @@ class TestRecovery:
         assert get(http, "http.request.resend_count") == [None, 1, 2]
         assert len({span.context.trace_id for span in shield.signals.spans}) == 1
 
-    def test_a_read_timeout(self, shield: Shield, proxy_of: ProxyOf, driver: Driver) -> None:
+    def test_a_read_timeout_once_the_target_has_shown_life(
+        self, shield: Shield, proxy_of: ProxyOf, driver: Driver
+    ) -> None:
+        """A server that is only busy is not sent everything twice: another caller's success comes first."""
         proxy = proxy_of(driver.system)
         proxy.plan("POST", driver.path, [hang()])
-        driver.call(proxy.url, timeout=driver.timeout)
-        assert get(shield.signals.attempts(), "error.type") == ["ReadTimeout", None]
+        with ThreadPoolExecutor(1) as other_thread:
+            hanging = other_thread.submit(driver.call, proxy.url, timeout=driver.timeout)
+            assert proxy.wait_for("POST", driver.path)
+            driver.call(proxy.url)
+            hanging.result()
+        first, second = shield.signals.operations()
+        assert get(shield.signals.attempts(first), "error.type") == ["ReadTimeout", None]
+        assert get(shield.signals.attempts(second), "error.type") == [None]
 
     def test_the_server_says_when_to_come_back(self, shield: Shield, proxy_of: ProxyOf, driver: Driver) -> None:
         proxy = proxy_of(driver.system)
@@ -182,11 +193,13 @@ class TestGivingUp:
 
 
 @every_way
-class TestBreaker:
+class TestWindowBreaker:
+    """The classical life, by thresholds."""
+
     def test_it_opens_and_refuses_in_the_clients_own_words(
         self, shield: Shield, proxy_of: ProxyOf, driver: Driver
     ) -> None:
-        shield.again(BREAKER__FAILURES=2, BREAKER__OPEN_FOR="1m")
+        shield.again(BREAKER__STRATEGY="window", BREAKER__FAILURES=2, BREAKER__OPEN_FOR="1m")
         proxy = proxy_of(driver.system)
         proxy.chance("POST", driver.path, status(503), 1)
         with pytest.raises(driver.status_error):
@@ -208,17 +221,165 @@ class TestBreaker:
         assert [link.context for link in refused.links] == [opening.context]
 
     def test_it_recovers_by_a_probe(self, shield: Shield, proxy_of: ProxyOf, driver: Driver) -> None:
-        shield.again(RETRY__ATTEMPTS=1, BREAKER__FAILURES=1, BREAKER__OPEN_FOR="1ms")
+        shield.again(
+            BREAKER__STRATEGY="window",
+            RETRY__ATTEMPTS=1,
+            BREAKER__FAILURES=1,
+            BREAKER__OPEN_FOR="1ms",
+            BREAKER__SUCCESSES=2,
+        )
         proxy = proxy_of(driver.system)
         proxy.plan("POST", driver.path, [status(503)])
         with pytest.raises(driver.status_error):
             driver.call(proxy.url)
-        while shield.target(driver.system).breaker.would_reject():
+        breaker = shield.target(driver.system).breaker
+        while breaker.snapshot().next_probe:
             time.sleep(0.001)
+        states = []
+        for _ in range(2):
+            driver.call(proxy.url)
+            states.append(breaker.state.value)
+            operation = shield.signals.operations()[-1]
+            assert get(shield.signals.attempts(operation), "resilience.attempt.type") == ["probe"]
+        assert states == ["half_open", "closed"]
+
+
+@one_of_each
+class TestAdaptiveBreaker:
+    """The default, with nothing set but quick retries."""
+
+    def test_an_outage_opens_it_and_a_probe_finds_the_recovery(
+        self, shield: Shield, proxy_of: ProxyOf, driver: Driver
+    ) -> None:
+        proxy = proxy_of(driver.system)
+        proxy.chance("POST", driver.path, status(503), 1)
+
+        # Health begins at 15 and each failure takes 1: four attempts of the first call, one of each later one,
+        # because with 10 and less nothing is retried. At 0 it opens, for nothing has ever succeeded.
+        for _ in range(12):
+            with pytest.raises(driver.status_error):
+                driver.call(proxy.url)
+        operations = shield.signals.operations()
+        assert get(operations, "resilience.attempt.count") == [4, *[1] * 11]
+        assert get(operations, "resilience.retry.gave_up") == ["attempts", *["breaker"] * 11]
+        assert len(sent(proxy, driver)) == 15
+        breaker = shield.target(driver.system).breaker
+        assert breaker.state.value == "open"
+
+        refused = self._refused(shield, proxy, driver)
+        assert shield.signals.children(refused) == []
+        (opening,) = shield.signals.named("circuit_breaker open")
+        assert has(opening, resilience__circuit_breaker__reason="nothing_succeeds")
+        assert [link.context for link in refused.links] == [opening.context]
+
+        proxy.disarm()
+        self._until_one_succeeds(proxy, driver)
+        probe = shield.signals.operations()[-1]
+        assert get(shield.signals.attempts(probe), "resilience.attempt.type") == ["probe"]
+        (half_open,) = shield.signals.named("circuit_breaker half_open")
+        assert has(half_open, resilience__circuit_breaker__reason="probe_succeeded")
+        assert attributes(half_open)["resilience.circuit_breaker.rate"] == 1
+
+        until = time.monotonic() + 30
+        while breaker.state.value == "half_open":
+            assert time.monotonic() < until
+            driver.call(proxy.url)  # waits for its turn
+        (closed,) = shield.signals.named("circuit_breaker closed")
+        assert has(closed, resilience__circuit_breaker__reason="recovered")
+        changes = {(old.value, new.value): count for (old, new), count in breaker.transitions.items()}
+        assert changes == {("closed", "open"): 1, ("open", "half_open"): 1, ("half_open", "closed"): 1}
+        assert breaker.calls["failure"] == len([exchange for exchange in sent(proxy, driver) if exchange.fault])
+
+    def _refused(self, shield: Shield, proxy: FaultProxy, driver: Driver) -> ReadableSpan:
+        """A call that was refused; those before it were probes that became due, and failed."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            before = len(sent(proxy, driver))
+            began = time.monotonic()
+            with pytest.raises((driver.status_error, CircuitOpenError)) as raised:
+                driver.call(proxy.url)
+            if isinstance(raised.value, CircuitOpenError):
+                assert isinstance(raised.value, driver.circuit_errors)
+                assert time.monotonic() - began < 2
+                assert len(sent(proxy, driver)) == before
+                return shield.signals.operations()[-1]
+        raise AssertionError("no call was refused")
+
+    def _until_one_succeeds(self, proxy: FaultProxy, driver: Driver) -> None:
+        """Each call before that is refused: by the time of the next probe the target is back."""
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            before = len(sent(proxy, driver))
+            try:
+                driver.call(proxy.url)
+            except CircuitOpenError:
+                assert len(sent(proxy, driver)) == before
+                time.sleep(0.01)
+            else:
+                return
+        raise AssertionError("no probe was let through")
+
+    def test_a_timeout_without_a_sign_of_life_is_not_tried_again(
+        self, shield: Shield, proxy_of: ProxyOf, driver: Driver
+    ) -> None:
+        shield.again(DEADLINE="1500ms")
+        proxy = proxy_of(driver.system)
+        proxy.plan("POST", driver.path, [hang()])
+        began = time.monotonic()
+        with pytest.raises(Exception):  # noqa: B017  # each client's own, see the attempt's error.type
+            driver.call(proxy.url, timeout=driver.timeout)
+        assert 1.4 < time.monotonic() - began < 8  # it was waited for, up to the deadline
+        assert len(sent(proxy, driver)) == 1
+        assert get(shield.signals.attempts(), "error.type") == ["ReadTimeout"]
+        assert has(shield.signals.operation(), error__type="ReadTimeout", resilience__retry__gave_up="breaker")
+
+
+@one_of_each
+class TestRateLimits:
+    """Being turned away is no failure: it costs neither an attempt nor the target's health."""
+
+    def warm_up(self, shield: Shield, proxy: FaultProxy, driver: Driver) -> None:
+        """Calls enough for a rate to be known that is kept to afterwards."""
+        driver.use(proxy.url, lambda client: [driver.ask(client) for _ in range(30)])
+        shield.signals.clear()
+        proxy.clear()
+
+    def test_hints_are_waited_out_and_cost_no_attempt(self, shield: Shield, proxy_of: ProxyOf, driver: Driver) -> None:
+        shield.again(RETRY__ATTEMPTS=2)
+        proxy = proxy_of(driver.system)
+        self.warm_up(shield, proxy, driver)
+        limited = status(429, {"Retry-After": "1"})
+        proxy.plan("POST", driver.path, [limited, status(503), limited])
         driver.call(proxy.url)
-        operation = shield.signals.operations()[-1]
-        assert get(shield.signals.attempts(operation), "resilience.attempt.type") == ["probe"]
-        assert shield.target(driver.system).breaker.state.value == "closed"
+        seen = sent(proxy, driver)
+        assert [exchange.status for exchange in seen] == [429, 503, 429, 200]
+        assert seen[1].started - seen[0].started >= 1
+        assert seen[3].started - seen[2].started >= 1
+        delays = get(shield.signals.attempts(), "resilience.retry.delay.source")
+        assert delays == [None, "server", "backoff", "server"]
+        breaker = shield.target(driver.system).breaker
+        assert breaker.calls == {"success": 31, "failure": 1, "ignored": 2, "rejected": 0}
+        (paced,) = shield.signals.named("circuit_breaker half_open")
+        assert has(paced, resilience__circuit_breaker__reason="rate_limited")
+
+    def test_without_a_hint_it_is_tried_until_the_deadline(
+        self, shield: Shield, proxy_of: ProxyOf, driver: Driver
+    ) -> None:
+        shield.again(DEADLINE="4s")
+        proxy = proxy_of(driver.system)
+        self.warm_up(shield, proxy, driver)
+        proxy.chance("POST", driver.path, status(429), 1)
+        began = time.monotonic()
+        with pytest.raises(Exception, match=r"Rate limit|Too Many"):
+            driver.call(proxy.url)
+        assert time.monotonic() - began < 10
+        seen = sent(proxy, driver)
+        assert len(seen) > 4  # which is all that failures would get
+        assert seen[-1].started - seen[0].started < 4.1
+        operation = shield.signals.operation()
+        assert has(operation, error__type="429", resilience__attempt__count=len(seen))
+        assert attributes(operation)["resilience.retry.gave_up"] in ("deadline", "breaker")
+        assert shield.target(driver.system).breaker.calls["failure"] == 0
 
 
 @every_stream

@@ -17,7 +17,7 @@ from stormproof.clients import patching
 from stormproof.demo.proxy import FaultProxy, status
 from tests.unit.signals import Signals
 
-from .drivers import DRIVERS, Driver, every_way
+from .drivers import DRIVERS, Driver, every_way, one_of_each
 from .shield import Shield
 
 ProxyOf = Callable[[str], FaultProxy]
@@ -34,7 +34,6 @@ SLOTS = [
     ("qdrant_client.uploader.rest_uploader", None, "upload_batch"),
 ]
 some_slots = pytest.mark.parametrize("slot", SLOTS, ids=lambda slot: ".".join(filter(None, slot)))
-one_of_each = pytest.mark.parametrize("driver", [DRIVERS[0], DRIVERS[4], DRIVERS[8]], ids=str)
 
 
 def owner_of(slot: tuple[str, str | None, str]) -> Any:
@@ -228,7 +227,7 @@ class TestNoHarm:
         proxy = proxy_of(driver.system)
         monkeypatch.setattr(f"stormproof.clients.{driver.system}.clamped", _broken)
         assert driver.call(proxy.url)
-        name = "_clamp" if driver.system == "qdrant" else "_prepared"
+        name = "_prepare" if driver.system == "qdrant" else "_prepared"
         shield.expected_complaints = [_leaves_alone(f"stormproof.clients.{driver.system}.{name}")]
 
     @every_way

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -163,10 +164,13 @@ class TestUploads:
         assert get(shield.signals.operations(), "resilience.attempt.count") == [2, 2]
 
     def test_a_storm_of_retry_after_0_comes_to_an_end(self, shield: Shield, client: Any, proxy: FaultProxy) -> None:
+        shield.again(DEADLINE="2s")
         proxy.chance("PUT", POINTS, status(429, {"Retry-After": "0"}), 1)
+        began = time.monotonic()
         with pytest.raises(Exception, match=r"Rate limit|Too Many"):
             self.upload(client)
-        assert len(proxy.exchanges) == 4
+        assert time.monotonic() - began < 8
+        assert len(proxy.exchanges) <= 4
 
     def test_a_hint_is_waited_out_by_us_alone(self, shield: Shield, client: Any, proxy: FaultProxy) -> None:
         proxy.plan("PUT", POINTS, [status(429, {"Retry-After": "1"})])
@@ -176,7 +180,7 @@ class TestUploads:
         assert attributes(shield.signals.operation())["resilience.retry.total_delay"] >= 1
 
     def test_an_open_breaker_ends_the_upload(self, shield: Shield, client: Any, proxy: FaultProxy) -> None:
-        shield.again(BREAKER__FAILURES=1)
+        shield.again(BREAKER__STRATEGY="window", BREAKER__FAILURES=1)
         proxy.chance("PUT", POINTS, status(503), 1)
         with pytest.raises(UnexpectedResponse):
             self.upload(client)

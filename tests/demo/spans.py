@@ -71,26 +71,34 @@ def attempt(
     wait: float | None = None,
     source: str = "backoff",
     kind: str = "",
+    in_line: float | None = None,
 ) -> Span:
-    """Make an attempt's span; `wait` (seconds) is what was waited before it."""
+    """Make an attempt's span; `wait` (seconds) is what was waited before it, `in_line` until it was let through."""
     attributes: dict[str, Any] = {
         names.ATTEMPT_NUMBER: number,
         names.ATTEMPT_TYPE: kind or ("initial" if number == 1 else "retry"),
     }
     if wait is not None:
         attributes |= {names.RETRY_DELAY: wait, names.RETRY_DELAY_SOURCE: source}
+    if in_line is not None:
+        attributes |= {names.ADMISSION_DELAY: in_line, names.ADMISSION_SOURCE: "breaker"}
     if error:
         attributes[names.ERROR_TYPE] = error
     return span("attempt query_points", start, end, attributes, parent=parent)
 
 
-def change(parent: Span | None, at: float, previous: str, state: str, reason: str) -> Span:
+def change(
+    parent: Span | None, at: float, previous: str, state: str, reason: str, *, rate: float | None = None
+) -> Span:
     """Make the span of a change of the breaker."""
     attributes = {
         names.BREAKER_NAME: BREAKER,
         names.BREAKER_PREVIOUS_STATE: previous,
         names.BREAKER_STATE: state,
         names.BREAKER_REASON: reason,
-        names.BREAKER_FAILURES: 5,
+        names.BREAKER_WINDOW_CALLS: 8,
+        names.BREAKER_WINDOW_FAILURES: 5,
+        names.BREAKER_WINDOW_SLOW_CALLS: 2,
+        **({names.BREAKER_RATE: rate} if rate is not None else {}),
     }
     return span(f"circuit_breaker {state}", at, at, attributes, parent=parent)

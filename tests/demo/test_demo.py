@@ -18,7 +18,7 @@ from stormproof.demo.otlp import Span
 from stormproof.demo.sink import OtlpSink
 from stormproof.telemetry import names
 
-COMMAND = [sys.executable, "-m", "stormproof.demo", "--questions", "6", "--passages", "60"]
+COMMAND = [sys.executable, "-m", "stormproof.demo", "--questions", "18", "--passages", "60"]
 NAMED = ("QDRANT_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY", "OLLAMA_HOST")
 WIDTH = 80
 
@@ -48,7 +48,7 @@ def test_the_demo_shows_the_difference() -> None:
 
     assert row(output, "passages stored") == ["30 of 60", "60 of 60"]
     answered_before, answered_after = row(output, "questions answered")
-    assert answered_after == "6 of 6" != answered_before
+    assert answered_after == "18 of 18" != answered_before
     calls, first_time, recovered, lost = (
         [int(value) for value in row(output, name)]
         for name in ("calls the program made", "good at the first attempt", "recovered by a retry", "lost")
@@ -60,9 +60,18 @@ def test_the_demo_shows_the_difference() -> None:
     assert rejected > 0
     assert f"Each of the {row(output, 'attempts on the wire')[1]} attempts on the wire has its span." in output
 
-    for told in ("cut off in mid-stream", "rejected, the breaker is open", "probe: closed the breaker", "s server"):
+    for told in (
+        *(
+            "cut off in mid-stream",
+            "lost: the breaker opened",
+            "15 failures, no success",
+            "rejected, the breaker is open",
+        ),
+        *("probe: it is back", "the probe succeeded: 1/s", "all is well again", "s server", "told to slow down"),
+    ):
         assert told in output
-    assert re.search(r"^qdrant/\S+ ━+×+◆.*━$", output, re.MULTILINE)
+    assert re.search(r"^ollama/\S+ ━+×+◆+━+$", output, re.MULTILINE)
+    assert int(row(output, "sent into the outage")[1]) >= 14
     assert "\x1b" not in output
     assert max(map(len, output.splitlines())) <= WIDTH
     assert _operations(forwarded) == calls[1]
@@ -106,7 +115,7 @@ def _until(process: subprocess.Popen[str], text: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
-        (["--questions", "2"], {}, "--questions must be 6 or more"),
+        (["--questions", "15"], {}, "--questions must be 16 or more"),
         ([], {"QDRANT_URL": "http://127.0.0.1:1"}, "nothing answers at http://127.0.0.1:1 (QDRANT_URL="),
     ],
 )

@@ -99,9 +99,10 @@ def run(
             "QDRANT_URL": proxies["qdrant"].url,
             "RAG_EMBEDDING_MODEL": TINY,
             "RAG_CHAT_MODEL": TINY,
-            # A frozen server costs this much of an attempt; Ollama on two busy cores needs some itself.
+            # A frozen server costs this much of an attempt. The default breaker would wait for another caller's success
+            # before the retry, and this program has one caller: the classical breaker does not.
             "STORMPROOF_QDRANT__TIMEOUT": "1s",
-            "STORMPROOF_OPENAI__TIMEOUT": "8s",
+            "STORMPROOF_QDRANT__BREAKER__STRATEGY": "window",
         }
         ways = WAYS_IN[request.param]
         arguments = ["--questions", str(QUESTIONS), "--passages", str(PASSAGES), "--longest", str(LONGEST)]
@@ -118,7 +119,7 @@ def run(
 
 
 def _arm(proxies: dict[str, FaultProxy]) -> None:
-    proxies["openai"].plan("POST", r".*/embeddings", [status(503), status(503), None, reset(), None, None, hang()])
+    proxies["openai"].plan("POST", r".*/embeddings", [status(503), status(503), None, reset()])
     proxies["ollama"].plan(
         "POST", r".*/chat", [status(503), None, status(429, headers={"Retry-After": "1"}), None, reset(), reset()]
     )
@@ -216,7 +217,9 @@ def test_prometheus_has_the_attempt_and_breaker_series(run: Run, stack: Stack) -
             labels["resilience_circuit_breaker_name"]: labels["resilience_circuit_breaker_state"]
             for labels, _ in states
         }
-        expected = {f"{system}/127.0.0.1:{proxy.port}": "closed" for system, proxy in run.proxies.items()}
+        # Whoever was told to slow down by a 429 is paced for a while; the classical breaker knows nothing of that.
+        states_of = {"openai": "closed", "ollama": "half_open", "qdrant": "closed"}
+        expected = {f"{system}/127.0.0.1:{proxy.port}": states_of[system] for system, proxy in run.proxies.items()}
         assert breakers == expected
 
     eventually(look)

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stormproof.errors import CircuitOpenError
+from stormproof.errors import refused_message, refused_type
+from stormproof.resilience.attempt import Attempt
+from stormproof.resilience.breaker import Permit
 from stormproof.resilience.call import Call, Facts
 from stormproof.resilience.events import Fanout, Listener
-from stormproof.resilience.operation import Attempt, Operation
-from stormproof.resilience.outcome import Retry, Verdict, Weight
+from stormproof.resilience.operation import Operation
+from stormproof.resilience.outcome import Refusal, Retry, Verdict, Weight
 from stormproof.resilience.policy import BreakerPolicy, BudgetPolicy, Policy, RetryPolicy
 from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Target, Targets
 
 FAILED = Verdict(Weight.FAILURE, Retry.ALWAYS, "503", 503)
-PERHAPS_DONE = Verdict(Weight.FAILURE, Retry.IF_REPLAY_SAFE, "ReadTimeout")
+PERHAPS_DONE = Verdict(Weight.FAILURE, Retry.IF_REPLAY_SAFE, "ReadError")
+TIMED_OUT = Verdict(Weight.FAILURE, Retry.IF_REPLAY_SAFE, "ReadTimeout", timed_out=True)
 REFUSED = Verdict(Weight.SUCCESS, Retry.NEVER, "404", 404)
+
+#: The classical breaker, with nothing left to chance and one threshold: tests say what else they want.
+CLASSICAL: dict[str, Any] = {
+    "strategy": "window",
+    "failures": 5,
+    "failure_rate": None,
+    "open_for": 2.0,
+    "open_factor": 1.0,
+    "open_jitter": 0.0,
+    "successes": 1,
+}
 
 
 class VirtualClock:
-    """Monotonic seconds that pass only when someone says so."""
+    """Monotonic seconds that pass only when someone says so.
+
+    ``waits``: every wait so far; ``meanwhile``: called at the end of each, for what others do during it.
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.waits: list[float] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def __call__(self) -> float:
         return self.now
@@ -34,6 +54,7 @@ class VirtualClock:
     def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
         self.now += seconds
+        self.meanwhile()
 
     async def sleep_async(self, seconds: float) -> None:
         self.sleep(seconds)
@@ -49,11 +70,7 @@ class Trouble(Exception):
 
 def asked_to_wait(seconds: float) -> Trouble:
     """A 429 with a hint."""
-    return Trouble(Verdict(Weight.IGNORED, Retry.ALWAYS, "429", 429, seconds))
-
-
-class Refusal(CircuitOpenError, ConnectionError):
-    """The fake client's circuit-open error."""
+    return Trouble(Verdict(Weight.IGNORED, Retry.ALWAYS, "429", 429, seconds, rate_limited=True))
 
 
 class FakeClient:
@@ -73,8 +90,9 @@ class FakeClient:
     def is_open(self, call: Call, result: Any) -> bool:
         return call.streaming
 
-    def circuit_open_error(self, call: Call, target: Target) -> Exception:
-        return Refusal(target.name)
+    def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
+        error: Exception = refused_type(refusal, "Fake", (ConnectionError,))(refused_message(refusal, target.name))
+        return error
 
 
 class Recorder(Listener):
@@ -108,12 +126,15 @@ class Recorder(Listener):
 
 @dataclass
 class World:
-    """A runner with its targets; runs scripts of outcomes, in the one way or the other."""
+    """A runner with its targets; runs scripts of outcomes, in the one way or the other.
+
+    Its breaker is the classical one, whose life is easily told; ``world.policy = Policy()`` is the default of users.
+    """
 
     clock: VirtualClock
-    listener: Listener
+    listener: Listener | Fanout
     is_async: bool = False
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = field(default_factory=lambda: Policy(breaker=BreakerPolicy(**CLASSICAL)))
     client: FakeClient = field(default_factory=FakeClient)
 
     def __post_init__(self) -> None:
@@ -129,11 +150,11 @@ class World:
         budget: dict[str, Any] | None = None,
         **others: Any,
     ) -> None:
-        """Change the policy, before the first call."""
+        """Change the policy, before the first call. ``breaker``: what differs from :data:`CLASSICAL`."""
         self.policy = replace(
             self.policy,
             retry=RetryPolicy(**(retry or {})),
-            breaker=BreakerPolicy(**(breaker or {})),
+            breaker=BreakerPolicy(**{**CLASSICAL, **(breaker or {})}),
             budget=BudgetPolicy(**(budget or {})),
             **others,
         )
@@ -162,6 +183,25 @@ class World:
     @property
     def target(self) -> Target:
         return self.targets.get(self.client.system, "localhost", 80)
+
+
+def count(target: Target, verdict: Verdict = FAILED) -> None:
+    """Another caller's attempt, let through and ended at this moment."""
+    permit, now = Permit(), target._clock()
+    assert target.breaker.admit(permit, now) == 0.0
+    target.breaker.settle(permit, verdict, now, 0.0)
+
+
+def at_once(threads: int, work: Callable[[], Any]) -> list[Any]:
+    """What ``work`` returned in each of so many threads, all let go together."""
+    barrier = threading.Barrier(threads)
+
+    def run() -> Any:
+        barrier.wait()
+        return work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [future.result() for future in [pool.submit(run) for _ in range(threads)]]
 
 
 def _play(outcome: Any, operation: Operation, attempt: Attempt) -> Any:

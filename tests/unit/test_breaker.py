@@ -1,56 +1,72 @@
-"""The flaws of known breakers, each ruled out by a test of its own (DESIGN.md, "The breaker is ours, because…")."""
+"""The flaws of known breakers, each ruled out by a test of its own (docs/how-it-works.md), for both strategies."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
-import threading
 import time
 import traceback
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from stormproof.errors import CircuitOpenError
 from stormproof.resilience import clock as clock_module
-from stormproof.resilience.breaker import Breaker, State, StateChange
-from stormproof.resilience.outcome import Weight
-from stormproof.resilience.policy import BreakerPolicy
+from stormproof.resilience.breaker import Breaker, Permit, State, StateChange
+from stormproof.resilience.events import Fanout, Listener
+from stormproof.resilience.operation import Operation
+from stormproof.resilience.outcome import SUCCESS, Retry, Verdict, Weight
+from stormproof.resilience.policy import BreakerPolicy, Policy, RetryPolicy
 
-from .helpers import PERHAPS_DONE, Refusal, Trouble, VirtualClock, World
-
-
-def make(clock: VirtualClock, on_change: Callable[[StateChange], Any] = lambda _: None, **knobs: Any) -> Breaker:
-    return Breaker("b", BreakerPolicy(**knobs), clock, on_change)
-
-
-def opened(clock: VirtualClock, **knobs: Any) -> Breaker:
-    breaker = make(clock, **knobs)
-    while breaker.state is State.CLOSED:
-        permit = breaker.acquire()
-        assert permit is not None
-        breaker.settle(permit, Weight.FAILURE)
-    return breaker
+from .breakers import FAILURE, IGNORED, STRATEGIES, TIMEOUT, Chosen, Handle, adaptive, rate_limited, window
+from .helpers import PERHAPS_DONE, TIMED_OUT, FakeClient, Trouble, VirtualClock, World, at_once
 
 
-def at_once(threads: int, work: Callable[[], Any]) -> list[Any]:
-    """What ``work`` returned in each of so many threads, all let go together."""
-    barrier = threading.Barrier(threads)
+@pytest.fixture(params=list(STRATEGIES))
+def strategy(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
-    def run() -> Any:
-        barrier.wait()
-        return work()
 
-    with ThreadPoolExecutor(threads) as pool:
-        return [future.result() for future in [pool.submit(run) for _ in range(threads)]]
+@pytest.fixture
+def breaker(strategy: str) -> Handle[Breaker]:
+    return Handle(STRATEGIES[strategy])
+
+
+@pytest.fixture
+def world(world: World, strategy: str) -> World:
+    """In both ways to run a call, on both strategies; without retries, which would have a say in what is counted."""
+    return _alone(world, strategy)
+
+
+@pytest.fixture
+def sync_world(clock: VirtualClock, strategy: str) -> World:
+    return _alone(World(clock, Listener()), strategy)
+
+
+def _alone(world: World, strategy: str) -> World:
+    world.policy = Policy(retry=RetryPolicy(attempts=1), breaker=BreakerPolicy(strategy=strategy))  # type: ignore[arg-type]
+    return world
+
+
+def _trip(world: World) -> None:
+    while world.target.breaker.state is State.CLOSED:
+        with pytest.raises(Trouble):
+            world.run(world.begin(), Trouble())
+    assert world.target.breaker.state is State.OPEN
+
+
+def _calls(world: World) -> dict[str, int]:
+    """The outcomes that were counted, once nothing is in flight any more."""
+    breaker = world.target.breaker
+    assert breaker.in_flight == 0
+    return {outcome: count for outcome, count in breaker.calls.items() if count}
 
 
 class TestLocks:
-    def test_no_lock_is_held_over_the_call(self, world: World) -> None:
+    def test_no_lock_is_held_during_the_call(self, world: World) -> None:
         def free(*_: Any) -> bool:
             taken = world.target.breaker._lock.acquire(blocking=False)
             world.target.breaker._lock.release()
@@ -58,117 +74,186 @@ class TestLocks:
 
         assert world.run(world.begin(), free)
 
-    def test_no_lock_is_held_while_a_change_is_told(self, clock: VirtualClock) -> None:
+    def test_no_lock_is_held_while_a_change_is_told(self, clock: VirtualClock, strategy: str) -> None:
         def reenter(_: StateChange) -> None:
-            assert breaker.acquire() is None
+            permit = Permit()
+            assert inner.admit(permit, clock()) < 0
+            inner.withdraw(permit)
+            inner.settle(permit, FAILURE, clock(), 0.0)
+            assert inner.snapshot().state is State.OPEN
 
-        breaker = make(clock, reenter, failures=1)
-        permit = breaker.acquire()
-        assert permit is not None
-        breaker.settle(permit, Weight.FAILURE)
-        assert breaker.calls["rejected"] == 1
+        inner = STRATEGIES[strategy]("b", BreakerPolicy(), clock, reenter, Chosen())
+        while inner.state is State.CLOSED:
+            permit = Permit()
+            inner.admit(permit, clock())
+            inner.settle(permit, FAILURE, clock(), 0.0)
+        assert inner.calls["rejected"] == 1
 
-    def test_eight_threads_lose_no_counts(self, clock: VirtualClock) -> None:
-        breaker = make(clock, failures=10**9)
-        weights = [Weight.SUCCESS, Weight.FAILURE, Weight.IGNORED] * 1000
+    @pytest.mark.parametrize("step", ["admit", "settle", "leave"])
+    def test_a_lock_is_free_again_whatever_is_raised(
+        self, breaker: Handle[Breaker], step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> float:
+            raise MemoryError
+
+        permit = breaker.go()
+        steps: dict[str, Callable[[], object]] = {
+            "admit": breaker.ask,
+            "settle": lambda: breaker.end(permit),
+            "leave": lambda: breaker.breaker.leave(permit.generation, 0.0, 0.0),
+        }
+        for inner in ("_admit", "_settled", "_succeeded"):
+            monkeypatch.setattr(breaker.breaker, inner, fail)
+        with pytest.raises(MemoryError):
+            steps[step]()
+        assert not breaker.breaker._lock.locked()
+
+    def test_eight_threads_lose_no_counts(self, strategy: str) -> None:
+        """Successes between keep both strategies closed: everything is let through."""
+        # The classical one: never five failures in a row. The other: as much health is won as lost.
+        breaker: Handle[Breaker] = Handle(STRATEGIES[strategy], failure_rate=None, failures=100_000)
+        verdicts = [SUCCESS, FAILURE, IGNORED] * 300
 
         def work() -> None:
-            for weight in weights:
-                permit = breaker.acquire()
-                assert permit is not None
-                breaker.settle(permit, weight)
+            for verdict in verdicts:
+                breaker.end(breaker.go(), verdict, 61.0 if verdict is SUCCESS else 0.0)
+                generation = breaker.breaker.enter(0.0)
+                breaker.breaker.leave(generation, 0.0, 0.0)
 
         at_once(8, work)
-        assert breaker.calls == {"success": 8000, "failure": 8000, "ignored": 8000, "rejected": 0}
-        assert breaker.in_flight == 0
+        snapshot = breaker.breaker.snapshot()
+        assert snapshot.calls == {"success": 2400 + 7200, "failure": 2400, "ignored": 2400, "rejected": 0}
+        assert (snapshot.in_flight, snapshot.waiting) == (0, 0)
+        assert (snapshot.window.calls, snapshot.window.failures) == (12000, 2400)
+        assert snapshot.window.slow_calls == 2400
+
+    def test_of_eight_threads_that_settle_one_permit_one_does(self, breaker: Handle[Breaker]) -> None:
+        permit = breaker.go()
+        at_once(8, lambda: breaker.end(permit, FAILURE))
+        assert breaker.breaker.calls["failure"] == 1
+        assert breaker.breaker.in_flight == 0
+
+    def test_a_change_is_told_once(self, breaker: Handle[Breaker]) -> None:
+        permits = [breaker.go() for _ in range(64)]
+
+        def work() -> None:
+            for _ in range(8):
+                breaker.end(permits.pop(), FAILURE)
+
+        at_once(8, work)
+        assert [(change.previous, change.state) for change in breaker.changes] == [(State.CLOSED, State.OPEN)]
+        assert breaker.breaker.transitions == {(State.CLOSED, State.OPEN): 1}
+
+
+class Test200CallersWhenItRecovers:
+    @pytest.mark.parametrize("probes", [1, 3])
+    def test_the_classical_one_lets_exactly_the_probes_through(self, probes: int) -> None:
+        breaker = window(probes=probes)
+        breaker.open()
+        breaker.until_probe()
+        waits = [wait for _, wait in at_once(200, breaker.ask)]
+        assert waits.count(0.0) == probes
+        assert waits.count(-1.0) == 200 - probes
+        assert breaker.breaker.calls["rejected"] == 200 - probes
+
+    def test_the_adaptive_one_lets_one_through_in_an_interval(self) -> None:
+        breaker = adaptive()
+        breaker.open()
+        for _ in range(3):
+            breaker.until_probe()
+            waits = [wait for _, wait in at_once(200, breaker.ask)]
+            assert waits.count(0.0) == 1
+            assert waits.count(-1.0) == 199
+
+    def test_and_then_paces_them(self) -> None:
+        breaker = adaptive()
+        breaker.open()
+        breaker.until_probe()
+        breaker.succeed()
+        began = breaker.clock()
+        waiting = {number: (permit, wait) for number, (permit, wait) in enumerate(at_once(200, breaker.ask))}
+        sent: list[float] = []
+        due = {number: began + wait for number, (_, wait) in waiting.items()}
+        while due:
+            number = min(due, key=lambda one: due[one])
+            breaker.clock.now = due.pop(number)
+            permit, wait = breaker.ask(waiting[number][0])
+            assert wait >= 0.0
+            if wait:
+                due[number] = breaker.clock() + wait
+            else:
+                sent.append(breaker.clock() - began)
+                breaker.end(permit)
+        assert len(sent) == 200
+        # 1 a second that doubles each second: 2^t have gone by then, and no second's calls go at once.
+        assert all(number <= 2**at / 0.69 + 2 for number, at in enumerate(sent))
+        assert sent[-1] > 5
 
 
 class TestProbes:
-    @pytest.mark.parametrize("probes", [1, 3])
-    def test_of_200_callers_exactly_the_probes_get_through(self, clock: VirtualClock, probes: int) -> None:
-        breaker = opened(clock, failures=1, open_for=2, probes=probes)
-        clock.now += 2
-        permits = at_once(200, breaker.acquire)
-        assert sum(permit is not None for permit in permits) == probes
-        assert breaker.calls["rejected"] == 200 - probes
+    def test_one_that_hangs_does_not_block_recovery(self, strategy: str) -> None:
+        breaker: Handle[Breaker] = Handle(STRATEGIES[strategy])
+        breaker.open()
+        breaker.until_probe()
+        hung = breaker.go()
+        assert hung.probe
+        assert breaker.is_refused()
+        breaker.wait(30)
+        permit, _ = breaker.ask()
+        breaker.end(permit)  # the classical one has refused it, and opens once more
+        breaker.until_probe()
+        breaker.recover_from_half_open()
+        assert breaker.state() is State.CLOSED
+        breaker.end(hung, FAILURE)  # comes back at last, from a time that is over
+        assert breaker.state() is State.CLOSED
+        assert breaker.breaker.in_flight == 0
 
-    def test_a_hung_probe_does_not_block_recovery(self, clock: VirtualClock) -> None:
-        breaker = opened(clock, failures=1, open_for=2)
-        clock.now += 2
-        hung = breaker.acquire()
-        assert hung is not None
-        assert breaker.acquire() is None
-        clock.now += 2
-        second = breaker.acquire()
-        assert second is not None
-        assert second.probe
-        breaker.settle(second, Weight.SUCCESS)
-        assert breaker.state is State.CLOSED
-        breaker.settle(hung, Weight.FAILURE)  # comes back at last, from a time that is over
-        assert breaker.state is State.CLOSED
-        assert breaker.in_flight == 0
+    def test_one_that_is_cancelled_does_not_block_recovery(self, breaker: Handle[Breaker]) -> None:
+        breaker.open()
+        breaker.until_probe()
+        breaker.run(IGNORED)
+        assert breaker.state() is not State.CLOSED
+        breaker.until_probe()
+        assert breaker.go().probe
 
-    def test_a_probe_that_comes_back_late_frees_no_place_but_its_own(self, clock: VirtualClock) -> None:
-        breaker = opened(clock, failures=1, open_for=2, successes=2)
-        clock.now += 2
-        late = breaker.acquire()
-        clock.now += 2
-        assert breaker.acquire() is not None
-        assert late is not None
-        breaker.settle(late, Weight.IGNORED)
-        assert breaker.acquire() is None  # the second one is still running
+    def test_a_success_begun_before_the_trip_does_not_close_it(self, breaker: Handle[Breaker]) -> None:
+        slow = [breaker.go() for _ in range(3)]
+        breaker.open()
+        breaker.end(slow[0])
+        assert breaker.state() is State.OPEN
+        breaker.until_probe()
+        breaker.end(slow[1])
+        breaker.go()
+        states = breaker.state()
+        breaker.end(slow[2])
+        assert breaker.state() is states
 
-    def test_a_cancelled_probe_gives_its_place_to_the_next(self, clock: VirtualClock) -> None:
-        breaker = opened(clock, failures=1, open_for=2)
-        clock.now += 2
-        probe = breaker.acquire()
-        assert probe is not None
-        breaker.settle(probe, Weight.IGNORED)
-        assert breaker.state is State.HALF_OPEN
-        assert breaker.acquire() is not None
-
-    def test_a_success_begun_before_the_trip_does_not_close_it(self, clock: VirtualClock) -> None:
-        breaker = make(clock, failures=1, open_for=2)
-        slow, bad = breaker.acquire(), breaker.acquire()
-        assert slow is not None
-        assert bad is not None
-        breaker.settle(bad, Weight.FAILURE)
-        clock.now += 2
-        assert breaker.acquire() is not None  # half-open now
-        breaker.settle(slow, Weight.SUCCESS)
-        assert breaker.state is State.HALF_OPEN
-
-    def test_failures_apart_do_not_add_up(self, clock: VirtualClock) -> None:
-        breaker = make(clock, failures=2)
-        for weight in (Weight.FAILURE, Weight.SUCCESS, Weight.FAILURE, Weight.SUCCESS):
-            permit = breaker.acquire()
-            assert permit is not None
-            breaker.settle(permit, weight)
-        assert breaker.state is State.CLOSED
-
-    def test_switched_off_it_only_counts(self, clock: VirtualClock) -> None:
-        breaker = make(clock, enabled=False, failures=1)
-        for _ in range(9):
-            permit = breaker.acquire()
-            assert permit is not None
-            breaker.settle(permit, Weight.FAILURE)
-        assert (breaker.state, breaker.calls["failure"]) == (State.DISABLED, 9)
+    def test_a_failure_begun_before_the_trip_does_not_prolong_it(self, breaker: Handle[Breaker]) -> None:
+        slow = [breaker.go() for _ in range(60)]
+        breaker.open()
+        due = breaker.breaker.snapshot().next_probe
+        for permit in slow[:30]:
+            breaker.end(permit, TIMEOUT)
+        assert breaker.breaker.snapshot().next_probe == due
+        assert len(breaker.changes) == 1
+        breaker.until_probe()
+        breaker.recover_from_half_open()
+        for permit in slow[30:]:
+            breaker.end(permit, TIMEOUT)
+        assert breaker.state() is State.CLOSED
 
 
 class TestWhatCounts:
     @pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), GeneratorExit(), SystemExit()])
     def test_a_cancelled_call_is_ignored_and_gives_its_permit_back(
-        self, clock: VirtualClock, error: BaseException
+        self, sync_world: World, error: BaseException
     ) -> None:
-        world = World(clock, listener=_nobody())
         with pytest.raises(type(error)) as raised:
-            world.run(world.begin(), error)
+            sync_world.run(sync_world.begin(), error)
         assert raised.value is error
-        assert _calls(world) == {"ignored": 1}
+        assert _calls(sync_world) == {"ignored": 1}
 
-    def test_a_cancelled_task_is_ignored_and_gives_its_permit_back(self, clock: VirtualClock) -> None:
-        world = World(clock, listener=_nobody())
-
+    def test_a_cancelled_task_is_ignored_and_gives_its_permit_back(self, sync_world: World) -> None:
         async def main() -> None:
             started = asyncio.Event()
 
@@ -176,15 +261,69 @@ class TestWhatCounts:
                 started.set()
                 await asyncio.Event().wait()
 
-            task = asyncio.create_task(world.runner.run_async(world.begin(), hang))
+            task = asyncio.create_task(sync_world.runner.run_async(sync_world.begin(), hang))
             await started.wait()
-            assert world.target.breaker.in_flight == 1
+            assert sync_world.target.breaker.in_flight == 1
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
 
         asyncio.run(main())
-        assert _calls(world) == {"ignored": 1}
+        assert _calls(sync_world) == {"ignored": 1}
+
+    @pytest.mark.parametrize(("after", "outcome"), [(60.0, "ignored"), (60.1, "failure")])
+    def test_a_call_that_is_cancelled_very_late_is_a_timeout(
+        self, sync_world: World, after: float, outcome: str
+    ) -> None:
+        """``asyncio.wait_for`` around the call: that late it is the server's fault (``slow_after``)."""
+
+        def cancelled(*_: Any) -> None:
+            sync_world.clock.now += after
+            raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            sync_world.run(sync_world.begin(), cancelled)
+        assert _calls(sync_world) == {outcome: 1}
+
+    def test_a_cancelled_call_neither_trips_nor_heals(self, breaker: Handle[Breaker]) -> None:
+        breaker.run(*[IGNORED] * 200)
+        assert breaker.state() is State.CLOSED
+        breaker.open()
+        breaker.until_probe()
+        breaker.run(IGNORED)
+        assert breaker.state() in (State.OPEN, State.HALF_OPEN)
+
+    def test_a_task_cancelled_in_the_line_leaves_it(self, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = _alone(World(clock, Listener()), "adaptive")
+        breaker = world.target.breaker
+        permits = [Permit() for _ in range(16)]
+        for permit in permits:
+            breaker.admit(permit, clock())
+        breaker.settle(permits[0], SUCCESS, clock(), 0.0)
+        for permit in permits[1:]:
+            breaker.settle(permit, FAILURE, clock(), 0.0)
+        breaker.admit(Permit(), clock())  # the one slot ahead
+        seen = []
+
+        async def hang(seconds: float) -> None:
+            seen.append((breaker.waiting, breaker.in_flight))
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("stormproof.resilience.waiting.pause_task", hang)
+
+        async def main() -> None:
+            async def send(*_: Any) -> None:
+                raise AssertionError("was never let through")
+
+            task = asyncio.create_task(world.runner.run_async(world.begin(), send))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        assert seen == [(1, 0)]
+        assert (breaker.waiting, breaker.in_flight) == (0, 0)
 
     def test_a_classifier_that_raises_does_not_strand_the_permit(self, world: World) -> None:
         error = ZeroDivisionError("not one of the client's")
@@ -193,52 +332,154 @@ class TestWhatCounts:
         assert raised.value is error
         assert _calls(world) == {"ignored": 1}
 
+    @pytest.mark.parametrize("reader", ["response_facts", "is_open"])
+    def test_a_reader_that_raises_does_not_strand_the_permit(
+        self, world: World, reader: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any) -> None:
+            raise LookupError
+
+        monkeypatch.setattr(FakeClient, reader, fail)
+        assert world.run(world.begin(), "fine") == "fine"
+        assert _calls(world) == {"success": 1}
+
     def test_calls_of_coroutines_are_counted_when_they_end(self, world: World) -> None:
-        world.choose(retry={"attempts": 1})
+        """``async def`` never counted: what a breaker sees that calls it and takes the coroutine for the result."""
         with pytest.raises(Trouble):
             world.run(world.begin(), Trouble())
+        assert _calls(world) == {"failure": 1}
         world.run(world.begin(), "fine")
         assert _calls(world) == {"failure": 1, "success": 1}
 
-    def test_a_stream_that_dies_midway_is_a_failure(self, clock: VirtualClock) -> None:
-        world = World(clock, listener=_nobody())
-        operation = world.begin(streaming=True)
-        world.run(operation, object())
+    def test_a_healthy_no_is_a_success(self, world: World) -> None:
+        with pytest.raises(Trouble):
+            world.run(world.begin(), Trouble(Verdict(Weight.SUCCESS, Retry.NEVER, "404", 404)))
+        assert _calls(world) == {"success": 1}
+
+    def test_a_timeout_is_told_as_one(self, world: World) -> None:
+        with pytest.raises(Trouble):
+            world.run(world.begin(), Trouble(TIMED_OUT))
+        assert _calls(world) == {"failure": 1}
+        assert world.target.breaker._slow_calls == 1
+
+    def test_a_stream_that_dies_midway_is_a_failure(self, sync_world: World) -> None:
+        operation = sync_world.begin(streaming=True)
+        sync_world.run(operation, object())
+        assert sync_world.target.breaker.in_flight == 1
         operation.item()
         operation.fail(Trouble(PERHAPS_DONE), final=True)
-        assert _calls(world) == {"failure": 1}
+        assert _calls(sync_world) == {"failure": 1}
 
     @pytest.mark.parametrize(("items", "outcome"), [(0, "ignored"), (1, "success")])
-    def test_a_consumer_that_stops_early_is_no_failure(self, clock: VirtualClock, items: int, outcome: str) -> None:
-        world = World(clock, listener=_nobody())
-        operation = world.begin(streaming=True)
-        world.run(operation, object())
+    def test_a_consumer_that_stops_early_is_no_failure(self, sync_world: World, items: int, outcome: str) -> None:
+        operation = sync_world.begin(streaming=True)
+        sync_world.run(operation, object())
         for _ in range(items):
             operation.item()
         operation.close()
-        assert _calls(world) == {outcome: 1}
+        operation.close()
+        operation.fail(Trouble())
+        assert _calls(sync_world) == {outcome: 1}
 
+    def test_a_long_answer_is_not_a_slow_one(self, sync_world: World) -> None:
+        """Latency ends where the answer begins."""
+        operation = sync_world.begin(streaming=True)
+        sync_world.run(operation, object())
+        sync_world.clock.now += 1
+        operation.item()
+        sync_world.clock.now += 1000
+        operation.item()
+        operation.succeed()
+        assert sync_world.target.breaker.snapshot().window.slow_calls == 0
+
+
+class TestCallsThatNobodyWatches:
+    """They go the short way, ``Runner.call``, and are counted all the same."""
+
+    def call(self, world: World, outcome: Any) -> Any:
+        world.runner.listeners = Fanout()
+
+        def function(value: Any) -> Any:
+            assert world.target.breaker.in_flight == 1
+            if isinstance(value, BaseException):
+                raise value
+            return value
+
+        async def function_async(value: Any) -> Any:
+            await asyncio.sleep(0)
+            return function(value)
+
+        if world.is_async:
+            return asyncio.run(world.runner.call_async(world.call(), function_async, outcome))
+        return world.runner.call(world.call(), function, outcome)
+
+    def test_a_success(self, world: World) -> None:
+        assert self.call(world, "fine") == "fine"
+        assert _calls(world) == {"success": 1}
+
+    def test_a_failure(self, world: World) -> None:
+        error = Trouble()
+        with pytest.raises(Trouble) as raised:
+            self.call(world, error)
+        assert raised.value is error
+        assert _calls(world) == {"failure": 1}
+
+    def test_they_trip_it(self, world: World) -> None:
+        while world.target.breaker.state is State.CLOSED:
+            with pytest.raises(Trouble):
+                self.call(world, Trouble())
+        with pytest.raises(CircuitOpenError):
+            self.call(world, "fine")
+        assert _calls(world)["rejected"] == 1
+
+    @pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit(), SystemExit(), ZeroDivisionError()])
+    def test_a_cancelled_one_and_one_that_cannot_be_classified(self, world: World, error: BaseException) -> None:
+        with pytest.raises(type(error)):
+            self.call(world, error)
+        assert _calls(world) == {"ignored": 1}
+
+
+class TestTime:
     def test_the_wall_clock_has_no_say(self) -> None:
         assert clock_module.monotonic is time.monotonic
 
+    @pytest.mark.parametrize("wall", [0.0, 4e9], ids=["set back", "set ahead"])
+    def test_a_wall_clock_that_is_set_moves_nothing(
+        self, breaker: Handle[Breaker], wall: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        breaker.open()
+        due = breaker.breaker.snapshot().next_probe
+        monkeypatch.setattr(time, "time", lambda: wall)
+        assert breaker.breaker.snapshot().next_probe == due
+        assert breaker.is_refused()
+
+    def test_threads_that_read_the_clock_in_another_order_break_nothing(self, breaker: Handle[Breaker]) -> None:
+        """Each caller reads it before it comes to the lock: time runs backwards by a little, from call to call."""
+        for number in range(300):
+            breaker.wait(-0.001 if number % 3 else 0.004)
+            breaker.run(FAILURE if number % 5 == 0 else SUCCESS)
+        assert breaker.state() is State.CLOSED
+        breaker.open_from_any()
+        breaker.wait(-0.01)
+        assert breaker.is_refused()
+
 
 class TestMemory:
-    def test_6000_rejections_do_not_chain_tracebacks(self, world: World) -> None:
-        world.choose(retry={"attempts": 1}, breaker={"failures": 1, "open_for": 10**6})
-        with pytest.raises(Trouble):
-            world.run(world.begin(), Trouble())
+    def test_6000_rejections_do_not_chain_6000_tracebacks(self, world: World) -> None:
+        _trip(world)
+        world.target.breaker.force_open()
         lengths = set()
         for number in range(6000 if not world.is_async else 60):
-            with pytest.raises(Refusal) as refused:
+            with pytest.raises(CircuitOpenError) as refused:
                 world.run(world.begin())
             if number % 30 == 29:
                 assert refused.value.__context__ is None
+                assert refused.value.__cause__ is None
                 lengths.add(len(traceback.format_exception(refused.value)))
         assert len(lengths) == 1
+        assert _calls(world)["rejected"] == number + 1
 
-    def test_no_error_is_kept_once_the_operation_has_ended(self, world: World) -> None:
-        world.choose(retry={"attempts": 2}, breaker={"failures": 2})
-
+    def test_no_prompt_is_kept_alive_by_the_last_error(self, world: World) -> None:
         class Prompt:
             """Stands for what the failing frames hold."""
 
@@ -250,61 +491,111 @@ class TestMemory:
             held.extend((weakref.ref(prompt), weakref.ref(error)))
             raise error
 
-        operation = world.begin()
-        with pytest.raises(Trouble) as raised:
-            world.run(operation, fail, fail)
-        assert operation.is_over
-        assert world.target.breaker.state is State.OPEN
-        del raised
+        operations: list[Operation] = []
+        while world.target.breaker.state is State.CLOSED:
+            operations.append(world.begin())
+            with pytest.raises(Trouble):
+                world.run(operations[-1], fail)
+        assert all(operation.is_over for operation in operations)
         gc.collect()
-        assert [reference() for reference in held] == [None] * 4
+        assert len(held) >= 10
+        assert {reference() for reference in held} == {None}
+        last = world.target.snapshot().last_error
+        assert last is not None
+        assert (last.type, last.trace_id) == ("503", None)  # what is kept: words
+
+    def test_no_permit_and_no_change_is_kept_once_told(self, strategy: str) -> None:
+        breaker: Handle[Breaker] = Handle(STRATEGIES[strategy])
+        permit = breaker.go()
+        kept = weakref.ref(permit)
+        breaker.end(permit, FAILURE)
+        breaker.open()
+        breaker.changes.clear()
+        del permit
+        gc.collect()
+        assert kept() is None
+        assert breaker.breaker._changes == []
+
+    def test_a_long_life_takes_no_more_memory(self, breaker: Handle[Breaker]) -> None:
+        def size() -> int:
+            return sum(len(value) for value in vars(breaker.breaker).values() if isinstance(value, (list, dict, set)))
+
+        for _ in range(5):
+            breaker.open_from_any()
+            breaker.until_probe()
+            breaker.recover_from_half_open()
+        first = size()
+        for _ in range(50):
+            breaker.open_from_any()
+            breaker.until_probe()
+            breaker.recover_from_half_open()
+        assert size() == first
 
 
-FORK = """
-import os, threading
-from stormproof import install
-from stormproof.resilience import operation
-from stormproof.resilience.breaker import State
-from stormproof.resilience.outcome import Weight
+class TestAfterAFork:
+    """What the child's breaker is like. That it gets that far is tried in test_fork.py."""
 
-runner = install._runner()
-breaker = runner._targets.get("openai", "localhost", 80).breaker
-while breaker.state is State.CLOSED:
-    breaker.settle(breaker.acquire(), Weight.FAILURE)
-breaker._lock.acquire()
-runner._targets._lock.acquire()
-holder = threading.Thread(target=install._lock.acquire)
-holder.start()
-holder.join()
-children = []
-for _ in range(2):
-    read, write = os.pipe()
-    if os.fork() == 0:
-        new = runner._targets.get("openai", "localhost", 80).breaker
-        fine = new.state is State.CLOSED and new.acquire() is not None
-        install.current_settings()
-        os.write(write, f"{fine} {operation._rng.random()}".encode())
-        os._exit(0)
-    children.append(os.read(read, 100).decode().split())
-    os.wait()
-assert [fine for fine, _ in children] == ["True", "True"], children
-assert len({jitter for _, jitter in children}) == 2, "both children wait alike"
-"""
+    def test_it_is_as_new(self, breaker: Handle[Breaker]) -> None:
+        breaker.go()
+        breaker.open()
+        breaker.breaker._lock.acquire()  # by a thread that is not in the child
+        breaker.breaker.after_fork()
+        snapshot = breaker.breaker.snapshot()
+        assert (snapshot.state, snapshot.in_flight, snapshot.waiting) == (State.CLOSED, 0, 0)
+        assert (snapshot.reason, snapshot.in_state_for, snapshot.window.calls) == (None, 0.0, 0)
+        breaker.succeed()
 
+    def test_the_line_is_the_parents(self) -> None:
+        breaker = adaptive()
+        breaker.succeed()
+        breaker.fail(15)
+        breaker.ask()
+        breaker.ask()
+        assert breaker.breaker.waiting == 1
+        breaker.breaker.after_fork()
+        assert breaker.breaker.waiting == 0
+        assert breaker.breaker.rate is None
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
-def test_a_forked_child_starts_afresh_whatever_locks_were_held() -> None:
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
+    # A BUG WAS FOUND HERE: the call that forked ends in the child too, and is subtracted from a count it is not in.
+    def test_a_call_of_the_parents_that_ends_in_the_child_is_not_its_own(self, breaker: Handle[Breaker]) -> None:
+        running, short = breaker.go(), breaker.breaker.enter(breaker.clock())
+        breaker.breaker.after_fork()
+        breaker.end(running, FAILURE)
+        breaker.breaker.leave(short, breaker.clock(), breaker.clock())
+        assert breaker.breaker.in_flight == 0
 
-
-def _nobody() -> Any:
-    from stormproof.resilience.events import Listener
-
-    return Listener()
+    def test_switched_off_by_policy_it_stays_off(self, strategy: str) -> None:
+        breaker: Handle[Breaker] = Handle(STRATEGIES[strategy], enabled=False)
+        breaker.breaker.force_open()
+        breaker.breaker.after_fork()
+        assert breaker.state() is State.DISABLED
 
 
-def _calls(world: World) -> dict[str, int]:
-    """The outcomes that were counted, once nothing is in flight any more."""
-    breaker = world.target.breaker
-    assert breaker.in_flight == 0
-    return {outcome: count for outcome, count in breaker.calls.items() if count}
+class TestBothAlike:
+    def test_names(self, breaker: Handle[Breaker], strategy: str) -> None:
+        assert breaker.breaker.strategy == strategy
+        assert breaker.breaker.snapshot().strategy == strategy
+
+    def test_failures_apart_do_not_add_up(self, breaker: Handle[Breaker]) -> None:
+        for _ in range(100):
+            breaker.run(FAILURE, SUCCESS, SUCCESS)
+        assert breaker.state() is State.CLOSED
+
+    def test_a_hundred_rate_limits_do_not_open_it(self, breaker: Handle[Breaker]) -> None:
+        running = [breaker.go() for _ in range(100)]
+        for permit in running:
+            breaker.end(permit, rate_limited(1.0))
+        assert breaker.state() is not State.OPEN
+
+    def test_a_whole_life(self, breaker: Handle[Breaker]) -> None:
+        breaker.succeed(3)
+        breaker.open_from_any()
+        breaker.recover()
+        breaker.breaker.force_open()
+        breaker.breaker.disable()
+        breaker.breaker.close()
+        states = [State.CLOSED, *(change.state for change in breaker.changes)]
+        assert [change.previous for change in breaker.changes] == states[:-1]
+        assert sum(breaker.breaker.transitions.values()) == len(breaker.changes)
+        assert all(change.breaker == "b" for change in breaker.changes)
+        assert breaker.reasons[-3:] == ["forced_open", "disabled", "closed_by_hand"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormproof.resilience.backoff import full_jitter
+from stormproof.resilience.backoff import backoff
 from stormproof.resilience.budget import Budget
 from stormproof.resilience.policy import BudgetPolicy, RetryPolicy
 
-from .test_breaker import at_once
+from .helpers import at_once
 
 
 @given(
@@ -38,24 +41,54 @@ def test_threads_share_it_exactly() -> None:
     assert sum(taken) == 100
 
 
-def test_a_budget_without_capacity_is_empty() -> None:
-    budget = Budget(BudgetPolicy(capacity=0))
-    assert (budget.share_left, budget.withdraw()) == (0.0, False)
+def test_it_knows_when_it_is_full() -> None:
+    """So that a healthy call does without paying back."""
+    budget = Budget(BudgetPolicy(capacity=2, payback=0.5))
+    seen = [budget.is_full]
+    for step in (budget.withdraw, budget.deposit, budget.deposit, budget.deposit):
+        step()
+        seen.append(budget.is_full)
+    assert seen == [True, False, False, True, True]
+
+
+def test_one_that_is_used_up_is_refilled_as_new() -> None:
+    budget = Budget(BudgetPolicy(capacity=1))
+    assert [budget.withdraw(), budget.withdraw(), budget.share_left] == [True, False, 0.0]
+    with budget._lock:  # held by a thread that a fork left behind
+        budget.refill()
+        assert (budget.share_left, budget.is_full) == (1.0, True)
+        assert budget.withdraw()
 
 
 durations = st.floats(0.001, 1000)
+failures = st.integers(1, 10_000)
+seeds = st.integers()
+previous = st.floats(0, 1000)
+
+STEPS: dict[str, Callable[[float, int], float]] = {
+    "exponential": lambda base, failures: base * 2.0 ** (failures - 1),
+    "linear": lambda base, failures: base * failures,
+    "constant": lambda base, _: base,
+}
 
 
-@given(base=durations, cap=durations, failures=st.integers(1, 10_000), seed=st.integers())
-def test_full_jitter_stays_within_its_bounds(base: float, cap: float, failures: int, seed: int) -> None:
-    wait = full_jitter(RetryPolicy(base=base, cap=cap), failures, random.Random(seed))
-    assert 0 <= wait <= cap
-    assert failures > 60 or wait <= base * 2 ** (failures - 1)
+@pytest.mark.parametrize("growth", STEPS)
+@pytest.mark.parametrize(("jitter", "least"), [("full", 0.0), ("equal", 0.5), ("none", 1.0)])
+@given(base=durations, cap=durations, failures=failures, previous=previous, seed=seeds)
+def test_a_wait_is_a_share_of_its_step(
+    *, growth: Any, jitter: Any, least: float, base: float, cap: float, failures: int, previous: float, seed: int
+) -> None:
+    policy = RetryPolicy(backoff=growth, jitter=jitter, base=base, cap=cap)
+    wait = backoff(policy, failures, previous, random.Random(seed))
+    step = cap if failures > 60 and growth == "exponential" else min(cap, STEPS[growth](base, failures))
+    assert least * step <= wait <= step
 
 
-def test_full_jitter_uses_all_of_its_range() -> None:
-    policy, rng = RetryPolicy(base=1, cap=4), random.Random(1)
-    for failures, bound in ((1, 1), (2, 2), (3, 4), (9, 4)):
-        waits = [full_jitter(policy, failures, rng) for _ in range(500)]
-        assert min(waits) < bound * 0.05
-        assert bound * 0.95 < max(waits) <= bound
+@pytest.mark.parametrize("growth", STEPS)
+@given(base=durations, cap=durations, failures=failures, previous=previous, seed=seeds)
+def test_a_decorrelated_wait_grows_by_itself(
+    *, growth: Any, base: float, cap: float, failures: int, previous: float, seed: int
+) -> None:
+    policy = RetryPolicy(backoff=growth, jitter="decorrelated", base=base, cap=cap)
+    wait = backoff(policy, failures, previous, random.Random(seed))
+    assert min(base, cap) <= wait <= min(cap, max(base, 3 * previous))

@@ -9,12 +9,13 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
+from stormproof.errors import CircuitOpenError
 from stormproof.resilience.events import Fanout
 from stormproof.telemetry import console as console_module
 from stormproof.telemetry.console import ConsoleView
 from stormproof.telemetry.spans import Spans
 
-from .helpers import Refusal, Trouble, VirtualClock, World, asked_to_wait
+from .helpers import Trouble, VirtualClock, World, asked_to_wait
 from .signals import Signals
 
 
@@ -67,7 +68,7 @@ def test_a_refused_call_and_the_breakers_change(shown: Shown) -> None:
     with pytest.raises(Trouble):
         shown.world.run(shown.world.begin(), Trouble())
     assert shown.lines() == ["● circuit_breaker open 125ms ok", "● chat 125ms 503", "└ 1 503 125ms"]
-    with pytest.raises(Refusal):
+    with pytest.raises(CircuitOpenError):
         shown.world.run(shown.world.begin())
     assert shown.lines() == ["● chat 125ms circuit_open"]
     assert shown.view.summary() == "2 operations, 1 attempts, 2 errors"

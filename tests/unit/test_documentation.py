@@ -1,18 +1,31 @@
-"""The pages that list names must list all of them, with the defaults that are in force."""
+"""The pages that list names must list all of them, with the defaults that are in force; their examples must run."""
 
 from __future__ import annotations
 
+import ast
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
+import stormproof
 from stormproof import settings
-from stormproof.resilience.outcome import GaveUp
+from stormproof.resilience.backoff import backoff
+from stormproof.resilience.breaker import State
+from stormproof.resilience.outcome import GaveUp, Refusal
+from stormproof.resilience.policy import BreakerPolicy, RetryPolicy, default_policy
 from stormproof.telemetry import names, sdk
 
 DOCS = Path(__file__).parents[2] / "docs"
 SETTINGS = (DOCS / "settings.md").read_text()
 TELEMETRY = (DOCS / "telemetry.md").read_text()
+RESILIENCE = Path(stormproof.__file__).parent / "resilience"
 
 #: Emitted names: every string constant with a dot in it, but for the schema's address.
 EMITTED = sorted(
@@ -20,34 +33,197 @@ EMITTED = sorted(
     | set(names.FACTS.values())
 )
 
+#: Knobs without a variable.
+CODE_ONLY = [
+    prefix + knob.name
+    for prefix, part in settings._PARTS.items()
+    for knob in fields(part)
+    if "range" not in knob.metadata and knob.default is not MISSING
+]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The examples of a page, in their order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+# -- telemetry.md ------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", [name for name in EMITTED if "://" not in name])
 def test_every_emitted_name_is_documented(name: str) -> None:
-    """In full, or as ``.last_word`` behind the name it shares its beginning with."""
-    assert f"`{name}`" in TELEMETRY or f"`.{name.rpartition('.')[2]}`" in TELEMETRY
+    """In full, or as ``.last_word`` in the line of a name it shares its beginning with."""
+    beginning, _, last = name.rpartition(".")
+    shortened = [line for line in TELEMETRY.splitlines() if f"`{beginning}." in line and f"`.{last}`" in line]
+    assert f"`{name}`" in TELEMETRY or f"`{name}=" in TELEMETRY or shortened
 
 
-@pytest.mark.parametrize("reason", GaveUp)
-def test_every_reason_to_give_up_is_documented(reason: GaveUp) -> None:
-    assert f"`{reason.value}`" in TELEMETRY
+@pytest.mark.parametrize("value", [*GaveUp, *Refusal, *State], ids=str)
+def test_every_value_of_ours_is_documented(value: GaveUp | Refusal | State) -> None:
+    assert f"`{value.value}`" in TELEMETRY
+
+
+def reasons() -> Iterator[tuple[str, str]]:
+    """(file, reason) wherever a breaker changes its state."""
+    for path in ("breaker", "adaptive", "window"):
+        for node in ast.walk(ast.parse((RESILIENCE / f"{path}.py").read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                if node.func.attr in ("_change", "_open", "_begin_pacing", "_by_hand"):
+                    yield from ((path, arg.value) for arg in node.args if _is_text(arg))  # type: ignore[attr-defined]
+            elif isinstance(node, ast.FunctionDef) and node.name == "_too_much":
+                returned = (part.value for part in ast.walk(node) if isinstance(part, ast.Return))
+                yield from ((path, value.value) for value in returned if _is_text(value))  # type: ignore[union-attr]
+
+
+def _is_text(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_every_reason_of_a_breakers_change_is_documented_and_no_other() -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (adaptive|window|both) \|", TELEMETRY, re.MULTILINE)
+    strategies = {"both": "breaker"}
+    documented = {
+        (strategies.get(strategy, strategy), reason)
+        for cell, strategy in rows
+        for reason in re.findall("[a-z_]+", cell)
+    }
+    found = set(reasons())
+    assert len(found) == 15
+    assert documented == found
+
+
+# -- settings.md -------------------------------------------------------------------------------------------------------
+
+
+def row(key: str) -> list[str]:
+    """The cells of a key's row: variable, default, what it takes."""
+    [line] = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{key}` |")]
+    _, _, variable, default, takes, _ = line.split("|")
+    return [variable.strip(), default.strip(), takes.strip()]
 
 
 @pytest.mark.parametrize("key", settings.KEYS)
 def test_every_setting_is_documented_with_its_default(key: str) -> None:
-    variable = f"STORMPROOF__{key.upper().replace('.', '__')}"
-    [row] = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{key}` | `{variable}` |")]
-    part, _, name = key.rpartition(".")
-    policy = settings.from_environment({}).policy_for("openai")
-    default = getattr(getattr(policy, part) if part else policy, name)
-    shown = row.split("|")[3].strip().strip("`").split("`")[0]
-    if default is None:
-        assert shown == "the client's own"
-    elif isinstance(default, bool):
-        assert shown == str(default).lower()
+    name = f"STORMPROOF__{key.upper().replace('.', '__')}"
+    variable, default, _ = row(key)
+    assert variable == f"`{name}`"
+    part, _, knob = key.rpartition(".")
+    for system, shown in zip(("openai", "qdrant"), re.findall("`([^`]+)`", default) * 2, strict=False):
+        policy = settings.from_environment({}).policy_for(system)
+        assert settings._parse(name, shown, settings.KEYS[key]) == getattr(
+            getattr(policy, part) if part else policy, knob
+        )
+
+
+@pytest.mark.parametrize("key", settings.KEYS)
+def test_what_each_setting_takes_is_documented(key: str) -> None:
+    range_, (_, _, takes) = settings.KEYS[key], row(key)
+    assert not [word for word in range_.choices if f"`{word}`" not in takes]
+    assert ("`off`" in takes) is range_.off
+    if "duration" in range_.allowed:
+        assert "a duration" in takes
+    elif range_.allowed == "true or false":
+        assert "`true`, `false`" in takes
     else:
-        assert float(shown.rstrip("s")) == default
+        bounds = takes.partition(":")[0]
+        assert set(re.findall(r"\d+", range_.allowed)) <= set(re.findall(r"\d+", bounds))
+
+
+def test_the_table_has_the_order_of_the_keys() -> None:
+    assert re.findall(r"^\| `([a-z_.]+)` \| `STORMPROOF__", SETTINGS, re.MULTILINE) == list(settings.KEYS)
+
+
+@pytest.mark.parametrize("key", CODE_ONLY)
+def test_what_only_code_can_choose_is_documented(key: str) -> None:
+    [line] = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{key}` |")]
+    part, _, knob = key.rpartition(".")
+    policy = default_policy("openai")
+    assert f"| `{getattr(getattr(policy, part) if part else policy, knob)}` |" in line
+
+
+def test_these_are_what_only_code_can_choose() -> None:
+    assert CODE_ONLY == ["strict_deadline", "fallback", "retry.on", "retry.on_result"]
 
 
 @pytest.mark.parametrize("variable", [*settings._PROCESS_KEYS, *sdk.DEFAULTS])
 def test_every_variable_of_the_process_is_documented(variable: str) -> None:
     assert f"`{variable}`" in SETTINGS
+
+
+class TestRecipes:
+    """The environments of settings.md are taken as they stand there."""
+
+    @pytest.fixture
+    def recipes(self) -> list[settings.Settings]:
+        chosen = [
+            settings.from_environment(dict(line.split("=") for line in block.splitlines()))
+            for block in blocks(SETTINGS, "sh")
+        ]
+        assert [one.problems for one in chosen] == [()] * 3
+        return chosen
+
+    def test_the_classical_breaker(self, recipes: list[settings.Settings]) -> None:
+        expected = BreakerPolicy(
+            strategy="window", failures=5, successes=2, open_for=30, open_factor=1, failure_rate=None
+        )
+        assert [recipes[0].policy_for(system).breaker for system in settings.SYSTEMS] == [expected] * 3
+        assert expected.slow_rate is None
+
+    def test_the_failure_rate(self, recipes: list[settings.Settings]) -> None:
+        breaker = recipes[1].policy_for("openai").breaker
+        assert (breaker.strategy, breaker.window, breaker.size) == ("window", "time", 60)
+        assert (breaker.failures, breaker.failure_rate, breaker.slow_rate) == (None, 0.5, None)
+
+    @pytest.mark.parametrize(
+        ("system", "waits", "cap"), [("qdrant", [1, 2], 5), ("openai", [2, 4], 10), ("ollama", [2, 4], 10)]
+    )
+    def test_the_retries(self, recipes: list[settings.Settings], system: str, waits: list[float], cap: float) -> None:
+        retry: RetryPolicy = recipes[2].policy_for(system).retry
+        assert [backoff(retry, failures, 0.0, random.Random()) for failures in range(1, retry.attempts)] == waits
+        assert backoff(retry, 99, 0.0, random.Random()) == cap
+
+
+#: Runs the examples one after the other, as one program that makes calls in between. No network: the transport answers.
+PROGRAM = """
+import importlib, sys
+import openai
+
+library = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+transport = library.MockTransport(lambda _: library.Response(200, json={"object": "list", "data": []}))
+client = openai.OpenAI(api_key="-", http_client=openai.DefaultHttpxClient(transport=transport))
+program = {}
+for number, block in enumerate(sys.argv[1:]):
+    exec(compile(block, f"example {number}", "exec"), program)
+    client.models.list()
+
+from stormproof import install
+
+chosen = {system: install.policy_for(system) for system in ("openai", "qdrant")}
+assert chosen["openai"].retry.attempts == 3
+assert chosen["openai"].retry.on(Exception("moderation")) is False
+assert chosen["openai"].retry.on(Exception("overloaded")) is None
+assert chosen["openai"].fallback.kind == "endpoint"
+assert chosen["qdrant"].strict_deadline
+assert chosen["qdrant"].fallback.function(None) == []
+"""
+
+
+def test_the_examples_run(tmp_path: Path) -> None:
+    silent = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *blocks(SETTINGS, "python")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **silent, "PYTHONIOENCODING": "utf-8"},
+        encoding="utf-8",
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr
+    name = "openai/api.openai.com:443"
+    assert done.stdout.splitlines() == [
+        "closed 1.0 0 None",
+        f"{name}: closed → forced_open (forced_open)",
+        f"{name}: forced_open → disabled (disabled)",
+        f"{name}: disabled → closed (closed_by_hand)",
+    ]

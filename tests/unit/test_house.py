@@ -74,4 +74,7 @@ def test_what_is_imported_for_a_start_is_light() -> None:
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
-    assert not loaded & {*CLIENTS, "stamina", "tenacity", "pydantic", "httpx", "httpx2"}
+    assert not loaded & {*CLIENTS, "stamina", "tenacity", "pydantic", "httpx", "httpx2", "trio"}
+    # What runs a call comes with the first client.
+    late = ("resilience.runner", "resilience.adaptive", "resilience.window", "telemetry.spans", "telemetry.metrics")
+    assert not loaded & {f"stormproof.{name}" for name in late}

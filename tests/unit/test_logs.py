@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from opentelemetry._logs import SeverityNumber
 
+from stormproof.errors import CircuitOpenError
 from stormproof.resilience.events import Fanout
+from stormproof.resilience.fallback import Fallback
+from stormproof.resilience.outcome import SUCCESS
+from stormproof.resilience.policy import Policy
 from stormproof.telemetry.logs import Logs
 from stormproof.telemetry.spans import Spans
 
-from .helpers import FakeClient, Refusal, Trouble, World
+from .helpers import FakeClient, Trouble, World, count
 from .signals import Signals
 
 RETRY = "resilience.retry.scheduled"
@@ -24,6 +30,12 @@ def signals() -> Signals:
 def logging(world: World, signals: Signals, system: str = "openai") -> World:
     listeners = Spans(signals.tracer_provider, "1", breaker_spans=True), Logs(signals.logger_provider, "1")
     return World(world.clock, Fanout(*listeners), is_async=world.is_async, client=FakeClient(system))
+
+
+def window(record: Any) -> tuple[Any, ...]:
+    """calls, failures and slow calls."""
+    name = "resilience.circuit_breaker.window"
+    return tuple(record.attributes[f"{name}.{what}"] for what in ("calls", "failures", "slow_calls"))
 
 
 def test_a_healthy_call_logs_nothing(world: World, signals: Signals) -> None:
@@ -64,7 +76,7 @@ def test_the_breakers_changes(world: World, signals: Signals) -> None:
     logged.choose(retry={"attempts": 1}, breaker={"failures": 1, "open_for": 5})
     with pytest.raises(Trouble):
         logged.run(logged.begin(), Trouble())
-    with pytest.raises(Refusal):
+    with pytest.raises(CircuitOpenError):
         logged.run(logged.begin())
     logged.clock.now += 5
     logged.run(logged.begin(), "fine")
@@ -75,7 +87,46 @@ def test_the_breakers_changes(world: World, signals: Signals) -> None:
     assert opened.body == "circuit breaker of openai/localhost:80: closed → open (consecutive_failures)"
     assert (opened.trace_id, opened.span_id) == (tripping.context.trace_id, tripping.context.span_id)
     assert opened.attributes["resilience.circuit_breaker.next_probe"] == 5
-    assert opened.attributes["resilience.circuit_breaker.calls.failure"] == 1
+    assert window(opened) == (1, 1, 0)
     assert opened.attributes["resilience.circuit_breaker.cause.trace_id"] == f"{tripping.context.trace_id:032x}"
     refused = [record for record in signals.logs if record.attributes.get("error.type") == "circuit_open"]
     assert [record.trace_id for record in refused] == [signals.operations()[1].context.trace_id]
+
+
+def test_changes_of_the_adaptive_breaker(world: World, signals: Signals) -> None:
+    logged = logging(world, signals)
+    logged.policy = Policy()
+    count(logged.target, SUCCESS)
+    for _ in range(15):
+        with pytest.raises(Trouble):
+            logged.run(logged.begin(attempts=1), Trouble())
+    (slowed,) = [record for record in signals.logs if record.event_name == CHANGED]
+    assert slowed.severity_number is SeverityNumber.WARN
+    assert slowed.body == "circuit breaker of openai/localhost:80: closed → half_open (overload)"
+    assert window(slowed) == (16, 15, 0)
+    assert slowed.attributes["resilience.circuit_breaker.rate"] == 0.25
+    tripping = signals.named("attempt chat")[-1]
+    assert (slowed.trace_id, slowed.span_id) == (tripping.context.trace_id, tripping.context.span_id)
+    assert slowed.attributes["resilience.circuit_breaker.cause.trace_id"] == f"{tripping.context.trace_id:032x}"
+
+
+def test_changes_by_hand(world: World, signals: Signals) -> None:
+    logged = logging(world, signals)
+    with signals.tracer_provider.get_tracer("app").start_as_current_span("who steers") as span:
+        logged.target.force_open()
+        logged.target.disable()
+        logged.target.close()
+    assert [(record.severity_number.name, record.body.rpartition(": ")[2]) for record in signals.logs] == [
+        ("ERROR", "closed → forced_open (forced_open)"),
+        ("INFO", "forced_open → disabled (disabled)"),
+        ("INFO", "disabled → closed (closed_by_hand)"),
+    ]
+    assert {record.span_id for record in signals.logs} == {span.get_span_context().span_id}
+    assert not any("resilience.circuit_breaker.cause.trace_id" in record.attributes for record in signals.logs)
+
+
+def test_a_call_that_falls_back_has_not_failed(world: World, signals: Signals) -> None:
+    logged = logging(world, signals)
+    logged.choose(retry={"attempts": 2}, fallback=Fallback(value="plan b"))
+    assert logged.run(logged.begin(), Trouble(), Trouble()) == "plan b"
+    assert [record.event_name for record in signals.logs] == [RETRY]

@@ -6,16 +6,23 @@ from typing import Any
 
 import pytest
 
+from stormproof.errors import BulkheadFullError, CircuitOpenError, RateLimitedError
+from stormproof.resilience.breaker import Permit, State
 from stormproof.resilience.events import Fanout
+from stormproof.resilience.fallback import Fallback
+from stormproof.resilience.outcome import SUCCESS
+from stormproof.resilience.policy import BulkheadPolicy, Policy, RateLimitPolicy
+from stormproof.resilience.waiting import ThreadTurn
 from stormproof.telemetry import metrics as metrics_module
 from stormproof.telemetry import names
 from stormproof.telemetry.metrics import Metrics
 from stormproof.telemetry.spans import Spans
 
-from .helpers import FakeClient, Refusal, Trouble, World, asked_to_wait
+from .helpers import FakeClient, Trouble, VirtualClock, World, asked_to_wait, count
 from .signals import Signals
 
 SERVER = {"server.address": "localhost", "server.port": 80}
+TARGET = "openai/localhost:80"
 CHAT = {**SERVER, "gen_ai.provider.name": "openai", "gen_ai.operation.name": "chat"}
 
 
@@ -129,7 +136,7 @@ def test_the_breaker_is_read_when_asked(measured: World, signals: Signals) -> No
     measured.choose(retry={"attempts": 1}, breaker={"failures": 1, "open_for": 5})
     with pytest.raises(Trouble):
         measured.run(measured.begin(), Trouble())
-    with pytest.raises(Refusal):
+    with pytest.raises(CircuitOpenError):
         measured.run(measured.begin())
     states = signals.values("resilience.circuit_breaker.status", "resilience.circuit_breaker.state")
     assert states == {"closed": 0, "open": 1, "half_open": 0, "forced_open": 0, "disabled": 0}
@@ -143,18 +150,123 @@ def test_the_breaker_is_read_when_asked(measured: World, signals: Signals) -> No
         "resilience.circuit_breaker.previous_state",
         "resilience.circuit_breaker.state",
     )
-    name = "openai/localhost:80"
     assert transitions == {
-        (name, "closed", "open"): 1,
-        (name, "open", "half_open"): 1,
-        (name, "half_open", "closed"): 1,
+        (TARGET, "closed", "open"): 1,
+        (TARGET, "open", "half_open"): 1,
+        (TARGET, "half_open", "closed"): 1,
     }
+    assert signals.points("resilience.circuit_breaker.rate") == []
+    assert signals.values("resilience.circuit_breaker.queue", "resilience.circuit_breaker.name") == {TARGET: 0}
+
+
+def test_states_set_by_hand_are_read_too(measured: World, signals: Signals) -> None:
+    for steer, state in ((measured.target.force_open, "forced_open"), (measured.target.disable, "disabled")):
+        steer()
+        states = signals.values("resilience.circuit_breaker.status", "resilience.circuit_breaker.state")
+        assert [name for name, value in states.items() if value] == [state]
+
+
+def test_the_pace_and_those_who_wait_for_it(measured: World, signals: Signals) -> None:
+    measured.policy = Policy()
+    breaker = measured.target.breaker
+    count(measured.target, SUCCESS)
+    assert signals.points("resilience.circuit_breaker.rate") == []
+    for _ in range(15):
+        count(measured.target)
+    assert breaker.state is State.HALF_OPEN
+    rate, queue = "resilience.circuit_breaker.rate", "resilience.circuit_breaker.queue"
+    by_name = "resilience.circuit_breaker.name"
+    assert signals.values(rate, by_name) == {TARGET: 0.25}
+    assert signals.values(queue, by_name) == {TARGET: 0}
+    next_slot, in_line = Permit(), Permit()
+    assert breaker.admit(next_slot, measured.clock()) == pytest.approx(4)
+    assert breaker.admit(in_line, measured.clock()) <= 1  # to ask again: its slot is too far ahead to be reserved
+    assert signals.values(queue, by_name) == {TARGET: 1}
+    breaker.withdraw(in_line)
+    assert signals.values(queue, by_name) == {TARGET: 0}
+
+
+def test_the_bulkhead_is_read_when_asked(clock: VirtualClock, signals: Signals) -> None:
+    measured = with_metrics(World(clock, Fanout()), signals)
+    measured.choose(bulkhead=BulkheadPolicy(limit=1, queue=1))
+    names_of = ("in_flight", "queue")
+    turn = ThreadTurn()
+
+    def look() -> dict[str, Any]:
+        return {name: signals.values(f"resilience.bulkhead.{name}", "resilience.target.name") for name in names_of}
+
+    def send(*_: Any) -> str:
+        assert measured.target.bulkhead is not None
+        assert measured.target.bulkhead.queue(turn)
+        with pytest.raises(BulkheadFullError):
+            measured.run(measured.begin(), "never")
+        assert look() == {"in_flight": {TARGET: 1}, "queue": {TARGET: 1}}
+        return "fine"
+
+    measured.run(measured.begin(), send)
+    assert turn.given
+    assert look() == {"in_flight": {TARGET: 1}, "queue": {TARGET: 0}}  # who waited is inside now
+    calls = signals.values("resilience.bulkhead.calls", "resilience.target.name", "resilience.bulkhead.outcome")
+    assert calls == {(TARGET, "entered"): 2, (TARGET, "queued"): 1, (TARGET, "rejected"): 1}
+    assert ("bulkhead_full", "0") in signals.values("resilience.operations", "error.type", "resilience.attempt.count")
+
+
+def test_the_rate_limit_is_read_when_asked(measured: World, signals: Signals) -> None:
+    measured.choose(rate_limit=RateLimitPolicy(rate=2), deadline=0.4)
+    measured.run(measured.begin(), "fine")
+    with pytest.raises(RateLimitedError):
+        measured.run(measured.begin(), "never")
+    measured.clock.now += 0.25
+    measured.run(measured.begin(), "fine")
+    assert measured.clock.waits == [0.25]
+    calls = signals.values("resilience.rate_limit.calls", "resilience.target.name", "resilience.rate_limit.outcome")
+    assert calls == {(TARGET, "passed"): 1, (TARGET, "delayed"): 1, (TARGET, "rejected"): 1}
+
+
+def test_targets_without_limits_have_no_series_for_them(measured: World, signals: Signals) -> None:
+    measured.run(measured.begin(), "fine")
+    assert not [name for name in signals.collect() if name.startswith(("resilience.bulkhead", "resilience.rate_limit"))]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "kind"),
+    [
+        (Fallback(value="plan b"), "value"),
+        (Fallback(function=lambda _: "plan b"), "function"),
+        (Fallback(endpoint="http://elsewhere"), "endpoint"),
+    ],
+)
+def test_fallbacks_are_counted_by_type(measured: World, signals: Signals, fallback: Fallback, kind: str) -> None:
+    measured.choose(fallback=fallback)
+    assert measured.run(measured.begin(attempts=1), Trouble(), "plan b") == "plan b"
+    assert fallbacks(signals) == {(TARGET, kind, "success"): 1}
+    counts = signals.values("resilience.operations", "error.type", "server.address")
+    assert counts == {(None, "localhost"): 1, **({(None, "elsewhere"): 1} if kind == "endpoint" else {})}
+
+
+def test_a_fallback_that_fails_is_counted_as_such(measured: World, signals: Signals) -> None:
+    measured.choose(fallback=Fallback(endpoint="http://elsewhere"))
+    with pytest.raises(Trouble):
+        measured.run(measured.begin(attempts=1), Trouble(), Trouble(), Trouble(), Trouble(), Trouble())
+    assert fallbacks(signals) == {(TARGET, "endpoint", "failure"): 1}
+
+
+def test_calls_that_need_no_fallback_count_none(measured: World, signals: Signals) -> None:
+    measured.choose(fallback=Fallback(value="plan b"))
+    measured.run(measured.begin(), Trouble(), "fine")
+    assert fallbacks(signals) == {}
+
+
+def fallbacks(signals: Signals) -> dict[Any, Any]:
+    return signals.values(
+        "resilience.fallback.calls", "resilience.target.name", "resilience.fallback.type", "resilience.fallback.outcome"
+    )
 
 
 def test_the_budget_is_read_when_asked(measured: World, signals: Signals) -> None:
     measured.choose(budget={"capacity": 10, "payback": 0})
     measured.run(measured.begin(), asked_to_wait(1), "fine")
-    assert signals.values("resilience.retry.budget", "resilience.target.name") == {"openai/localhost:80": 0.9}
+    assert signals.values("resilience.retry.budget", "resilience.target.name") == {TARGET: 0.9}
 
 
 def test_exemplars_lead_to_the_trace(measured: World, signals: Signals) -> None:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from stormproof.errors import CircuitOpenError
 from stormproof.resilience.breaker import State
 from stormproof.resilience.events import Fanout, Listener
-from stormproof.resilience.outcome import GaveUp, Retry, Verdict, Weight
+from stormproof.resilience.fallback import Fallback
+from stormproof.resilience.outcome import SUCCESS, GaveUp, Retry, Verdict, Weight
+from stormproof.resilience.policy import BreakerPolicy, BulkheadPolicy, Policy, RetryPolicy
 from stormproof.resilience.runner import Runner
 
-from .helpers import FAILED, PERHAPS_DONE, REFUSED, Recorder, Refusal, Trouble, VirtualClock, World, asked_to_wait
+from .helpers import (
+    CLASSICAL,
+    FAILED,
+    PERHAPS_DONE,
+    REFUSED,
+    TIMED_OUT,
+    Recorder,
+    Trouble,
+    VirtualClock,
+    World,
+    asked_to_wait,
+    count,
+)
 
 
 class TestHappyPath:
@@ -133,7 +150,7 @@ class TestWaits:
         assert (world.clock.waits, operation.attempts, operation.gave_up) == ([], 1, GaveUp.HINT_TOO_LONG)
 
     def test_no_wait_goes_beyond_the_deadline(self, world: World) -> None:
-        world.choose(retry={"attempts": 1000}, breaker={"failures": 10**6}, budget={"capacity": 10**6}, deadline=60)
+        world.choose(retry={"attempts": 1000}, breaker={"failures": 1001}, budget={"capacity": 1001}, deadline=60)
         operation = world.begin()
         with pytest.raises(Trouble):
             world.run(operation, *(Trouble() for _ in range(1000)))
@@ -182,22 +199,9 @@ class TestBreaker:
         assert raised.value is errors[2]
         assert (operation.attempts, operation.gave_up, operation.error_type) == (3, GaveUp.BREAKER, "503")
 
-    def test_another_caller_opens_it_while_this_one_waits(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_caller_opens_it_while_this_one_waits(self, world: World) -> None:
         world.choose(breaker={"failures": 2, "open_for": 10**6})
-
-        def trip() -> None:
-            permit = world.target.breaker.acquire()
-            assert permit is not None
-            world.target.breaker.settle(permit, Weight.FAILURE)
-
-        sleep = world.clock.sleep
-
-        def sleep_while_it_trips(seconds: float) -> None:
-            sleep(seconds)
-            trip()
-
-        monkeypatch.setattr(world.clock, "sleep", sleep_while_it_trips)
-        monkeypatch.setattr("tenacity.nap.time.sleep", world.clock.sleep)
+        world.clock.meanwhile = lambda: count(world.target)
         operation, error = world.begin(), Trouble()
         with pytest.raises(Trouble) as raised:
             world.run(operation, error, "never")
@@ -209,8 +213,9 @@ class TestBreaker:
         with pytest.raises(Trouble):
             world.run(world.begin(), Trouble())
         operation = world.begin()
-        with pytest.raises(Refusal, match="openai/localhost:80"):
+        with pytest.raises(CircuitOpenError, match="openai/localhost:80") as raised:
             world.run(operation, "never")
+        assert isinstance(raised.value, ConnectionError)  # which the client's callers catch
         assert (operation.attempts, operation.attempt, operation.error_type) == (0, None, "circuit_open")
 
     def test_the_first_call_after_a_while_is_the_probe(self, world: World) -> None:
@@ -223,6 +228,266 @@ class TestBreaker:
         assert operation.attempt is not None
         assert operation.attempt.type == "probe"
         assert world.target.breaker.state is State.CLOSED
+
+
+class TestByDefault:
+    """The adaptive breaker, as a caller meets it."""
+
+    def test_a_429_costs_no_attempt_and_no_token(self, by_default: World) -> None:
+        by_default.policy = Policy(deadline=10_000)
+        operation = by_default.begin()
+        assert by_default.run(operation, *(asked_to_wait(1) for _ in range(10)), "fine") == "fine"
+        assert (operation.attempts, by_default.target.budget.share_left) == (11, 1.0)
+
+    def test_as_many_failures_as_ever_fit_beside_the_429s(self, by_default: World) -> None:
+        by_default.policy = Policy(deadline=10_000)
+        script = [asked_to_wait(1), Trouble(), asked_to_wait(1), Trouble(), asked_to_wait(1), Trouble(), "fine"]
+        assert by_default.run(by_default.begin(), *script) == "fine"
+        operation = by_default.begin()
+        with pytest.raises(Trouble):
+            by_default.run(operation, *(asked_to_wait(1) for _ in range(3)), *(Trouble() for _ in range(9)))
+        assert (operation.attempts, operation.gave_up) == (3 + 4, GaveUp.ATTEMPTS)
+
+    def test_the_deadline_ends_the_429s(self, by_default: World) -> None:
+        operation, errors = by_default.begin(), [asked_to_wait(1) for _ in range(99)]
+        with pytest.raises(Trouble) as raised:
+            by_default.run(operation, *errors)
+        assert operation.attempts > by_default.policy.retry.attempts
+        assert raised.value is errors[operation.attempts - 1]
+        assert operation.gave_up in (GaveUp.BREAKER, GaveUp.HINT_TOO_LONG)
+        assert operation.ended - operation.started < by_default.policy.deadline
+
+    def test_a_callers_own_number_counts_429s_too(self, by_default: World) -> None:
+        operation = by_default.begin(attempts=2)
+        with pytest.raises(Trouble):
+            by_default.run(operation, *(asked_to_wait(1) for _ in range(9)))
+        assert (operation.attempts, operation.gave_up) == (2, GaveUp.ATTEMPTS)
+
+    def test_retries_stop_before_calls_do(self, by_default: World) -> None:
+        """Low health gates the retries first: what they would add is what hurts a struggling server most."""
+        by_default.policy = Policy(retry=RetryPolicy(attempts=99), deadline=10_000)
+        operation, errors = by_default.begin(), [Trouble() for _ in range(99)]
+        with pytest.raises(Trouble) as raised:
+            by_default.run(operation, *errors)
+        assert raised.value is errors[4]
+        assert (operation.attempts, operation.gave_up, operation.error_type) == (5, GaveUp.BREAKER, "503")
+        assert by_default.target.breaker.state is State.CLOSED
+        operation = by_default.begin()
+        with pytest.raises(Trouble):
+            by_default.run(operation, Trouble(), "never")
+        assert (operation.attempts, operation.gave_up) == (1, GaveUp.BREAKER)
+
+    def test_it_opens_when_nothing_succeeds_and_a_probe_ends_that(self, by_default: World) -> None:
+        calls = 0
+        while by_default.target.breaker.state is State.CLOSED:
+            calls += 1
+            with pytest.raises(Trouble):
+                by_default.run(by_default.begin(attempts=1), Trouble())
+        assert calls == 15
+        assert by_default.target.breaker.snapshot().reason == "nothing_succeeds"
+        operation = by_default.begin()
+        with pytest.raises(CircuitOpenError):
+            by_default.run(operation, "never")
+        assert (operation.attempts, operation.error_type, by_default.clock.waits) == (0, "circuit_open", [])
+        by_default.clock.now += 0.75  # the first probe is due after 0.25 to 0.75 s
+        probe = by_default.begin()
+        assert by_default.run(probe, "fine") == "fine"
+        assert probe.attempt is not None
+        assert probe.attempt.type == "probe"
+        snapshot = by_default.target.breaker.snapshot()
+        assert (snapshot.state, snapshot.reason) == (State.HALF_OPEN, "probe_succeeded")
+
+    def test_a_paced_call_waits_for_its_slot(self, by_default: World) -> None:
+        pace(by_default)
+        operation = by_default.begin()
+        assert by_default.run(operation, "fine") == "fine"
+        assert operation.attempt is not None
+        assert (operation.attempt.queued_by, operation.attempt.type) == ("breaker", "initial")
+        assert by_default.clock.waits == [pytest.approx(4)]  # a quarter of a call a second
+        assert operation.queued == operation.attempt.queued == pytest.approx(4)
+        assert (operation.attempts, operation.total_delay, operation.attempt.delay) == (1, 0, 0)
+
+    def test_a_call_that_would_wait_beyond_its_deadline_is_refused_at_once(self, by_default: World) -> None:
+        by_default.policy = Policy(deadline=3)
+        pace(by_default)
+        operation = by_default.begin()
+        with pytest.raises(CircuitOpenError):
+            by_default.run(operation, "never")
+        assert (operation.attempts, operation.error_type, by_default.clock.waits) == (0, "circuit_open", [])
+        assert by_default.target.breaker.waiting == by_default.target.breaker.in_flight == 0
+
+    def test_after_a_timeout_it_is_not_sent_again_without_a_sign_of_life(self, by_default: World) -> None:
+        operation, error = by_default.begin(), Trouble(TIMED_OUT)
+        with pytest.raises(Trouble) as raised:
+            by_default.run(operation, error, "never")
+        assert raised.value is error
+        assert (operation.attempts, operation.gave_up, operation.error_type) == (1, GaveUp.BREAKER, "ReadTimeout")
+        assert 10 <= operation.ended - operation.started < 11
+        assert by_default.target.breaker.in_flight == 0
+
+    def test_a_success_of_another_caller_is_the_sign_of_life(self, by_default: World) -> None:
+        by_default.clock.meanwhile = lambda: count(by_default.target, SUCCESS)
+        operation = by_default.begin()
+        assert by_default.run(operation, Trouble(TIMED_OUT), "fine") == "fine"
+        assert (operation.attempts, operation.gave_up) == (2, None)
+
+    def test_observing_only_it_neither_refuses_nor_delays(self, by_default: World) -> None:
+        by_default.policy = replace(Policy(), breaker=replace(by_default.policy.breaker, observe_only=True))
+        for _ in range(15):
+            with pytest.raises(Trouble):
+                by_default.run(by_default.begin(attempts=1), Trouble())
+        assert by_default.target.breaker.state is State.OPEN
+        assert by_default.run(by_default.begin(), "fine") == "fine"
+        assert by_default.clock.waits == []
+
+
+class TestTheShortWay:
+    """``Runner.call``: a call that nobody watches is made an operation of only once it has failed."""
+
+    def test_a_success_is_no_operation(self, unwatched: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Runner, "begin", _broken)
+        seen: list[Any] = []
+        result = object()
+
+        def function(*args: Any, **kwargs: Any) -> object:
+            seen.append((args, kwargs, unwatched.target.breaker.in_flight))
+            return result
+
+        assert call(unwatched, function, 1, 2, three=3) is result
+        assert seen == [((1, 2), {"three": 3}, 1)]
+        snapshot = unwatched.target.snapshot()
+        assert (snapshot.in_flight, snapshot.breaker.calls["success"]) == (0, 1)
+
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            Policy(breaker=BreakerPolicy(**{**CLASSICAL, "failures": 3})),
+            Policy(),
+            Policy(fallback=Fallback(value="plan b")),
+            Policy(retry=RetryPolicy(on=lambda _: False)),
+            Policy(bulkhead=BulkheadPolicy(limit=1)),
+        ],
+        ids=["window", "adaptive", "fallback", "on", "bulkhead"],
+    )
+    @pytest.mark.parametrize(
+        "script",
+        [
+            ["fine"],
+            [Trouble(), "fine"],
+            [Trouble(), Trouble(TIMED_OUT), "fine"],
+            [Trouble() for _ in range(9)],
+            [Trouble(REFUSED)],
+            [asked_to_wait(1), asked_to_wait(2), "fine"],
+            [KeyboardInterrupt()],
+            [Trouble(), KeyboardInterrupt()],
+        ],
+        ids=lambda script: " ".join(str(outcome) or "interrupted" for outcome in script),
+    )
+    def test_it_leads_where_the_long_way_does(self, unwatched: World, policy: Policy, script: list[Any]) -> None:
+        policy = replace(policy, retry=replace(policy.retry, jitter="none"))
+        found = []
+        for recorders in ([], [Recorder()]):  # watched, it is the long way
+            world = World(unwatched.clock, Fanout(*recorders), is_async=unwatched.is_async, policy=policy)
+            for _ in range(3):  # what the first leaves behind decides on the others
+                outcomes = iter(script)
+                try:
+                    ending = call(world, lambda: _play(next(outcomes)))  # noqa: B023
+                except BaseException as error:
+                    ending = error if error in script else str(error)  # a refusal is made anew
+                snapshot = world.target.snapshot()
+                error_type = snapshot.last_error.type if snapshot.last_error is not None else None
+                found.append((ending, error_type, snapshot.budget, snapshot.in_flight, snapshot.breaker.calls,
+                              snapshot.breaker.state))  # fmt: skip
+        assert found[:3] == found[3:]
+
+    def test_the_error_is_the_last_unchained_and_nothing_refers_to_it(self, unwatched: World) -> None:
+        errors = [Trouble() for _ in range(4)]
+        outcomes = iter(errors)
+        with pytest.raises(Trouble) as raised:
+            call(unwatched, lambda: _play(next(outcomes)))
+        assert raised.value is errors[3]
+        assert [(error.__cause__, error.__context__) for error in errors] == [(None, None)] * 4
+
+    def test_it_is_not_taken_while_something_is_wrong(self, unwatched: World) -> None:
+        for _ in range(5):
+            count(unwatched.target)
+        with pytest.raises(CircuitOpenError):
+            call(unwatched, _broken)
+        unwatched.clock.now += 2
+        assert call(unwatched, lambda: "fine") == "fine"
+        assert unwatched.target.breaker.state is State.CLOSED
+
+    def test_a_success_that_began_before_a_change_tells_nothing_of_the_state_after_it(self, unwatched: World) -> None:
+        def function() -> str:
+            for _ in range(5):
+                count(unwatched.target)
+            unwatched.clock.now += 2
+            return "fine"
+
+        assert call(unwatched, function) == "fine"
+        assert (unwatched.target.breaker.state, unwatched.target.breaker.in_flight) == (State.OPEN, 0)
+
+    def test_a_success_pays_back(self, unwatched: World) -> None:
+        unwatched.choose(budget={"capacity": 10})
+        outcomes = iter([Trouble(), "fine", "fine"])
+        call(unwatched, lambda: _play(next(outcomes)))
+        assert unwatched.target.budget.share_left == 0.95
+        call(unwatched, lambda: _play(next(outcomes)))
+        assert unwatched.target.budget.share_left == 1.0
+
+    def test_a_target_in_use_is_not_forgotten(self, unwatched: World) -> None:
+        unwatched.clock.now += 5
+        call(unwatched, lambda: "fine")
+        assert unwatched.target.last_used == unwatched.clock.now
+
+    def test_whoever_watches_hears_all_of_it(self, world: World) -> None:
+        assert isinstance(world.listener, Recorder)
+        outcomes = iter([Trouble(), "fine"])
+        call(world, lambda: _play(next(outcomes)))
+        assert world.listener.steps == [
+            "operation", "attempt 1 initial", "returned", "ended 503", "retry",
+            "attempt 2 retry", "returned", "ended well", "over well",
+        ]  # fmt: skip
+
+    def test_one_who_only_hears_of_breakers_keeps_nobody_from_it(
+        self, unwatched: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unwatched.runner.listeners.add(type("Alarm", (Listener,), {"breaker_changed": lambda *_: None})())
+        monkeypatch.setattr(Runner, "begin", _broken)
+        assert call(unwatched, lambda: "fine") == "fine"
+
+
+@pytest.fixture
+def unwatched(world: World) -> World:
+    """The world without a listener."""
+    return World(world.clock, Fanout(), is_async=world.is_async)
+
+
+def call(world: World, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What ``Runner.call`` makes of a function, in the one way or the other."""
+
+    async def function_async(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0)
+        return function(*args, **kwargs)
+
+    if world.is_async:
+        return asyncio.run(world.runner.call_async(world.call(), function_async, *args, **kwargs))
+    return world.runner.call(world.call(), function, *args, **kwargs)
+
+
+def _play(outcome: Any) -> Any:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def pace(world: World) -> None:
+    """Bring the adaptive breaker to its lowest pace, by an overload: something has succeeded, then nothing does."""
+    count(world.target, SUCCESS)
+    for _ in range(15):
+        count(world.target)
+    snapshot = world.target.breaker.snapshot()
+    assert (snapshot.state, snapshot.reason) == (State.HALF_OPEN, "overload")
 
 
 def test_an_empty_budget_ends_the_retries_of_all(world: World) -> None:
@@ -286,11 +551,17 @@ class TestListeners:
         broken = type("Broken", (Listener,), {event: _broken})()
         others = Recorder()
         world = World(clock, Fanout(broken, others))
-        world.choose(breaker={"failures": 1, "open_for": 0.0}, retry={"base": 1})
+        world.choose(breaker={"failures": 2})
         for _ in range(3):
             assert world.run(world.begin(), Trouble(), "fine") == "fine"
-        assert others.steps.count("over well") == 3
-        assert world.target.breaker.in_flight == 0
+            for _ in range(2):
+                with pytest.raises(Trouble):
+                    world.run(world.begin(attempts=1), Trouble())
+            assert world.target.breaker.state is State.OPEN
+            clock.now += 2
+            assert world.run(world.begin(), "fine") == "fine"
+        assert (others.steps.count("over well"), others.steps.count("over 503")) == (6, 6)
+        assert (world.target.breaker.state, world.target.breaker.in_flight) == (State.CLOSED, 0)
         assert [record.getMessage() for record in caplog.records] == [
             f"Broken failed on {event}; further failures are not logged"
         ]
@@ -299,6 +570,26 @@ class TestListeners:
         broken = type("Broken", (Listener,), {"capture": _broken})()
         good = type("Good", (Listener,), {"capture": lambda _: "here"})()
         assert World(clock, Fanout(broken, good)).runner.capture() == "here"
+
+    def test_only_those_who_want_to_hear_of_a_step_are_called(self) -> None:
+        """A step that nobody listens to is an empty tuple."""
+        fanout = Fanout(type("Deaf", (Listener,), {})(), type("Ends", (Listener,), {"operation_ended": _broken})())
+        steps = ("operation_started", "attempt_started", "attempt_returned", "attempt_ended", "retry_scheduled",
+                 "first_chunk", "operation_ended")  # fmt: skip
+        assert {step: len(getattr(fanout, step)) for step in steps} == {
+            **dict.fromkeys(steps, 0),
+            "operation_ended": 1,
+        }
+
+    def test_they_come_and_go_while_calls_are_made(self, world: World) -> None:
+        assert isinstance(world.listener, Recorder)
+        stays, goes = world.listener, Recorder()
+        world.runner.listeners.add(goes)
+        world.run(world.begin(), "fine")
+        world.runner.listeners.discard(goes)
+        world.runner.listeners.discard(goes)  # a second time is no error
+        world.run(world.begin(), "fine")
+        assert (stays.steps.count("over well"), goes.steps.count("over well")) == (2, 1)
 
 
 def test_cancelled_while_waiting(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +637,7 @@ def test_interrupted_while_waiting(clock: VirtualClock, monkeypatch: pytest.Monk
 
 def test_a_runner_is_made_of_its_parts_alone(clock: VirtualClock) -> None:
     world = World(clock, Recorder())
-    runner = Runner(world.targets, Recorder(), clock)
+    runner = Runner(world.targets, Fanout(Recorder()), clock)
     assert runner.begin(world.call(client=world.client)).target is world.target
     assert runner.capture() is None
 

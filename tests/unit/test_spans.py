@@ -11,14 +11,27 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
+from stormproof.errors import CircuitOpenError, RateLimitedError
 from stormproof.resilience.breaker import State
 from stormproof.resilience.events import Fanout
-from stormproof.resilience.outcome import GaveUp
+from stormproof.resilience.fallback import Fallback
+from stormproof.resilience.outcome import SUCCESS, GaveUp
+from stormproof.resilience.policy import Policy, RateLimitPolicy
 from stormproof.telemetry import names
 from stormproof.telemetry.http import mark_resend
 from stormproof.telemetry.spans import Spans
 
-from .helpers import PERHAPS_DONE, REFUSED, FakeClient, Refusal, Trouble, VirtualClock, World, asked_to_wait
+from .helpers import (
+    PERHAPS_DONE,
+    REFUSED,
+    TIMED_OUT,
+    FakeClient,
+    Trouble,
+    VirtualClock,
+    World,
+    asked_to_wait,
+    count,
+)
 from .signals import Signals, attributes, failed, get, has, is_child
 
 
@@ -98,7 +111,7 @@ def test_attempts_are_children_in_order_and_a_recovered_call_is_no_error(told: W
     assert get(attempts, "resilience.attempt.type") == ["initial", "retry", "retry", "retry"]
     assert get(attempts, "resilience.retry.delay.source") == [None, "backoff", "server", "backoff"]
     assert get(attempts, "resilience.retry.delay")[1:] == told.clock.waits
-    assert get(attempts, "error.type") == ["503", "429", "ReadTimeout", None]
+    assert get(attempts, "error.type") == ["503", "429", "ReadError", None]
     assert get(attempts, "http.response.status_code") == [503, 429, None, None]
     assert [failed(span) for span in attempts] == [True, True, True, False]
     assert not failed(operation)
@@ -186,19 +199,23 @@ class TestBreaker:
             resilience__circuit_breaker__state="open",
             resilience__circuit_breaker__previous_state="closed",
             resilience__circuit_breaker__reason="consecutive_failures",
-            resilience__circuit_breaker__consecutive_failures=2,
+            resilience__circuit_breaker__window__calls=2,
+            resilience__circuit_breaker__window__failures=2,
+            resilience__circuit_breaker__window__slow_calls=0,
             resilience__circuit_breaker__next_probe=5,
-            resilience__circuit_breaker__calls__failure=2,
+            resilience__circuit_breaker__rate=None,
+            resilience__circuit_breaker__cause__trace_id=f"{tripping.context.trace_id:032x}",
         )
         assert opening.kind is SpanKind.INTERNAL
         (event,) = tripping.events
         assert event.name == "resilience.circuit_breaker.state_changed"
+        assert event.attributes == opening.attributes
         assert signals.operations()[-1].attributes["resilience.circuit_breaker.state"] == "open"  # type: ignore[index]
 
     def test_a_refused_call_has_no_attempt_and_a_link_to_the_opening(self, told: World, signals: Signals) -> None:
         self.trip(told)
         (opening,) = signals.named("circuit_breaker open")
-        with pytest.raises(Refusal):
+        with pytest.raises(CircuitOpenError):
             told.run(told.begin())
         refused = signals.operations()[-1]
         assert signals.children(refused) == []
@@ -221,19 +238,211 @@ class TestBreaker:
     def test_the_spans_can_be_switched_off(self, world: World, signals: Signals) -> None:
         told = with_spans(world, signals, breaker_spans=False)
         self.trip(told)
-        with pytest.raises(Refusal):
+        with pytest.raises(CircuitOpenError):
             told.run(told.begin())
         assert signals.named("circuit_breaker open") == []
         tripping = signals.named("attempt chat")[-1]
         assert [link.context for link in signals.operations()[-1].links] == [tripping.context]
 
+    def test_a_change_by_hand_has_no_cause(self, told: World, signals: Signals) -> None:
+        told.run(told.begin(), "fine")
+        with signals.tracer_provider.get_tracer("app").start_as_current_span("who steers"):
+            told.target.force_open()
+        (forced,) = signals.named("circuit_breaker forced_open")
+        assert is_child(forced, signals.named("who steers")[0])
+        assert list(forced.links) == []
+        assert has(
+            forced,
+            resilience__circuit_breaker__previous_state="closed",
+            resilience__circuit_breaker__reason="forced_open",
+            resilience__circuit_breaker__cause__trace_id=None,
+            resilience__circuit_breaker__next_probe=None,
+        )
+
+    def test_a_call_refused_by_hand_does_not_blame_an_opening_long_over(self, told: World, signals: Signals) -> None:
+        self.trip(told)
+        told.clock.now += 5
+        told.run(told.begin(), "fine")  # closed again
+        told.target.force_open()
+        with pytest.raises(CircuitOpenError):
+            told.run(told.begin(), "never")
+        (opening,), (forced,) = (signals.named(f"circuit_breaker {state}") for state in ("open", "forced_open"))
+        linked = [link.context for link in signals.operations()[-1].links]
+        assert opening.context not in linked
+        assert linked == [forced.context]
+
+    def test_the_last_error_knows_its_trace(self, told: World, signals: Signals) -> None:
+        with pytest.raises(Trouble):
+            told.run(told.begin(attempts=1), Trouble())
+        error = told.target.last_error
+        assert error is not None
+        (attempt,) = signals.attempts()
+        assert (error.type, error.trace_id) == ("503", f"{attempt.context.trace_id:032x}")
+
+
+class TestByDefault:
+    """The adaptive breaker."""
+
+    @pytest.fixture(autouse=True)
+    def adaptive(self, told: World) -> None:
+        told.policy = Policy()
+
+    def test_a_refused_call_links_to_the_opening(self, told: World, signals: Signals) -> None:
+        for _ in range(15):
+            with pytest.raises(Trouble):
+                told.run(told.begin(attempts=1), Trouble())
+        with pytest.raises(CircuitOpenError):
+            told.run(told.begin(), "never")
+        (opening,) = signals.named("circuit_breaker open")
+        tripping = signals.named("attempt chat")[-1]
+        assert is_child(opening, tripping)
+        assert has(
+            opening,
+            resilience__circuit_breaker__reason="nothing_succeeds",
+            resilience__circuit_breaker__window__calls=15,
+            resilience__circuit_breaker__window__failures=15,
+            resilience__circuit_breaker__cause__trace_id=f"{tripping.context.trace_id:032x}",
+        )
+        assert 0.25 <= attributes(opening)["resilience.circuit_breaker.next_probe"] <= 0.75
+        refused = signals.operations()[-1]
+        assert [link.context for link in refused.links] == [opening.context]
+        assert has(refused, error__type="circuit_open", resilience__circuit_breaker__state="open")
+
+    def test_half_open_is_paced_and_the_wait_is_told(self, told: World, signals: Signals) -> None:
+        self.overload(told)
+        (change,) = signals.named("circuit_breaker half_open")
+        assert has(
+            change,
+            resilience__circuit_breaker__reason="overload",
+            resilience__circuit_breaker__rate=0.25,
+            resilience__circuit_breaker__window__calls=16,
+            resilience__circuit_breaker__window__failures=15,
+            resilience__circuit_breaker__next_probe=None,
+        )
+        signals.clear()
+        told.run(told.begin(), "fine")
+        (attempt,) = signals.attempts()
+        (wait,) = told.clock.waits
+        assert wait == pytest.approx(4)
+        assert has(
+            attempt,
+            resilience__admission__delay=pytest.approx(wait),
+            resilience__admission__source="breaker",
+            resilience__attempt__type="initial",
+            resilience__retry__delay=None,
+        )
+        assert has(
+            signals.operation(),
+            resilience__admission__delay=pytest.approx(wait),
+            resilience__retry__total_delay=0,
+            resilience__circuit_breaker__state="half_open",
+        )
+
+    def test_a_call_refused_while_half_open_links_to_what_slowed_it_down(self, told: World, signals: Signals) -> None:
+        told.policy = Policy(deadline=3)
+        self.overload(told)
+        with pytest.raises(CircuitOpenError):
+            told.run(told.begin(), "never")
+        (change,) = signals.named("circuit_breaker half_open")
+        assert [link.context for link in signals.operations()[-1].links] == [change.context]
+
+    def test_a_retry_tells_both_its_waits(self, told: World, signals: Signals) -> None:
+        """The backoff, chosen because an attempt failed, and the wait for a sign of life before it was sent."""
+        told.clock.meanwhile = lambda: count(told.target, SUCCESS) if len(told.clock.waits) == 3 else None
+        told.run(told.begin(), Trouble(TIMED_OUT), "fine")
+        first, second = signals.attempts()
+        backoff, *proof = told.clock.waits
+        assert len(proof) == 2
+        assert has(first, resilience__admission__source=None, resilience__retry__delay=None)
+        assert has(
+            second,
+            resilience__retry__delay=backoff,
+            resilience__retry__delay__source="backoff",
+            resilience__admission__delay=pytest.approx(sum(proof)),
+            resilience__admission__source="breaker",
+        )
+
+    def overload(self, told: World) -> None:
+        told.run(told.begin(), "fine")
+        for _ in range(15):
+            with pytest.raises(Trouble):
+                told.run(told.begin(attempts=1), Trouble())
+
+
+class TestFallback:
+    @pytest.mark.parametrize(
+        ("fallback", "kind"),
+        [(Fallback(value="plan b"), "value"), (Fallback(function=lambda _: "plan b"), "function")],
+    )
+    def test_the_call_is_no_error_and_says_what_it_got_instead(
+        self, told: World, signals: Signals, fallback: Fallback, kind: str
+    ) -> None:
+        told.choose(fallback=fallback)
+        assert told.run(told.begin(), *(Trouble() for _ in range(4))) == "plan b"
+        operation = signals.operation()
+        assert not failed(operation)
+        assert has(operation, error__type=None, resilience__fallback__type=kind, resilience__retry__gave_up="attempts")
+        assert all(failed(attempt) for attempt in signals.attempts())
+        assert signals.open_spans == []
+
+    def test_one_that_fails_too_is_the_calls_error(self, told: World, signals: Signals) -> None:
+        def fails(_: Exception) -> None:
+            raise KeyError("plan b")
+
+        told.choose(fallback=Fallback(function=fails))
+        with pytest.raises(KeyError):
+            told.run(told.begin(attempts=1), Trouble())
+        assert failed(signals.operation())
+        assert has(signals.operation(), error__type="KeyError", resilience__fallback__type="function")
+        assert signals.open_spans == []
+
+    def test_another_endpoint_is_an_operation_of_its_own_inside(self, told: World, signals: Signals) -> None:
+        told.choose(fallback=Fallback(endpoint="http://elsewhere:8080/v1"))
+        assert told.run(told.begin(attempts=1), Trouble(), "fine") == "fine"
+        here, there = signals.operations()
+        assert is_child(there, here)
+        assert has(here, server__address="localhost", resilience__fallback__type="endpoint", error__type=None)
+        assert has(there, server__address="elsewhere", server__port=8080, resilience__fallback__type=None)
+        (attempt,) = signals.attempts(there)
+        assert has(attempt, server__address="elsewhere", resilience__attempt__number=1)
+        assert not any(failed(span) for span in (here, there))
+
+    def test_a_call_of_its_own_has_none(self, told: World, signals: Signals) -> None:
+        told.choose(fallback=Fallback(value="plan b"))
+        told.run(told.begin(), Trouble(), "fine")
+        assert has(signals.operation(), resilience__fallback__type=None, resilience__retry__gave_up=None)
+
+
+def test_a_wait_for_the_rate_limit_and_a_refusal_by_it(told: World, signals: Signals) -> None:
+    told.choose(rate_limit=RateLimitPolicy(rate=2), deadline=0.4)
+    told.run(told.begin(), "fine")
+    with pytest.raises(RateLimitedError):
+        told.run(told.begin(), "never")
+    told.clock.now += 0.25
+    told.run(told.begin(), "fine")
+    first, refused, delayed = signals.operations()
+    assert has(signals.attempts(first)[0], resilience__admission__delay=None, resilience__admission__source=None)
+    assert signals.attempts(refused) == []
+    assert failed(refused)
+    assert has(refused, error__type="rate_limited", resilience__attempt__count=0)
+    assert list(refused.links) == []
+    assert has(
+        signals.attempts(delayed)[0], resilience__admission__delay=0.25, resilience__admission__source="rate_limit"
+    )
+
 
 class TestNothingIsRecorded:
     def test_when_instrumentation_is_suppressed(self, told: World, signals: Signals) -> None:
-        told.choose(breaker={"failures": 1, "open_for": 0.0})
+        told.choose(retry={"attempts": 1}, breaker={"failures": 1})
         with suppress_instrumentation():
-            assert told.run(told.begin(), Trouble(), "fine") == "fine"
+            with pytest.raises(Trouble):
+                told.run(told.begin(), Trouble())
+            with pytest.raises(CircuitOpenError):
+                told.run(told.begin(), "never")
+            told.clock.now += 2
+            assert told.run(told.begin(), "fine") == "fine"
         assert signals.spans == []
+        assert len(told.target.breaker.transitions) == 3
         assert told.target.breaker.state is State.CLOSED
 
     def test_when_the_trace_is_not_sampled(self, world: World) -> None:

@@ -50,6 +50,9 @@ def test_errors_of_the_transport(library: ModuleType, name: str, retry: Retry, w
     verdict = error_verdict(getattr(library, name)("broken"))
     assert verdict is not None
     assert (verdict.retry, verdict.weight, verdict.error_type) == (retry, weight, name)
+    # A full pool of connections tells of this process, not of the server.
+    assert verdict.timed_out is (name in ("ReadTimeout", "WriteTimeout"))
+    assert not verdict.rate_limited
 
 
 def test_errors_that_are_not_the_transports(library: ModuleType) -> None:
@@ -72,7 +75,7 @@ def test_a_subclass_is_read_as_what_it_is_and_named_by_its_own_name(library: Mod
 
     verdict = error_verdict(Mine("late"))
     assert verdict is not None
-    assert (verdict.retry, verdict.error_type) == (IF_SAFE, "Mine")
+    assert (verdict.retry, verdict.error_type, verdict.timed_out) == (IF_SAFE, "Mine", True)
 
 
 STATUSES = [
@@ -95,6 +98,7 @@ def test_statuses(status: int, retry: Retry, weight: Weight) -> None:
     verdict = status_verdict(status, {})
     assert (verdict.retry, verdict.weight) == (retry, weight)
     assert (verdict.error_type, verdict.status, verdict.hint) == (str(status), status, None)
+    assert (verdict.rate_limited, verdict.timed_out) == (status == 429, False)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,20 @@ from typing import Any
 
 from stormproof.clients.patching import Splices, begin, harmless, protecting
 from stormproof.clients.streams import EXHAUSTED
-from stormproof.clients.transport import address, clamped, error_verdict, rewind, rewind_points, status_verdict
-from stormproof.errors import CircuitOpenError, circuit_open_message
+from stormproof.clients.transport import (
+    address,
+    clamped,
+    error_verdict,
+    headers_elsewhere,
+    rewind,
+    rewind_points,
+    status_verdict,
+)
+from stormproof.errors import refused_message, refused_type
+from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.call import Call, Facts
-from stormproof.resilience.operation import Attempt, Operation
-from stormproof.resilience.outcome import Retry, Verdict, Weight
+from stormproof.resilience.operation import Operation
+from stormproof.resilience.outcome import Refusal, Retry, Verdict, Weight
 from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Target
 
@@ -66,8 +75,12 @@ class Ollama:
     def is_open(self, call: Call, result: Any) -> bool:
         return call.streaming
 
-    def circuit_open_error(self, call: Call, target: Target) -> Exception:
-        error: Exception = _circuit_open_type()(circuit_open_message(target.name), 503)
+    def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
+        import ollama
+
+        # Those who expect a status catch the one, those who expect that there may be no server the other.
+        bases = (ollama.ResponseError, ConnectionError)
+        error: Exception = refused_type(refusal, "Ollama", bases)(refused_message(refusal, target.name), 503)
         error.target = target.name  # type: ignore[attr-defined]
         return error
 
@@ -102,9 +115,9 @@ class _Requests:
             return original(api, *args, **kwargs)
 
         def send(operation: Operation, attempt: Attempt) -> Any:
-            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
             with protecting():
-                return original(api, *args, **changed)
+                return original(api, *new_args, **new_kwargs)
 
         return self._runner.run(operation, send)
 
@@ -116,17 +129,17 @@ class _Requests:
             return await original(api, *args, **kwargs)
 
         async def send(operation: Operation, attempt: Attempt) -> Any:
-            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
             with protecting():
-                return await original(api, *args, **changed)
+                return await original(api, *new_args, **new_kwargs)
 
         return await self._runner.run_async(operation, send)
 
     def stream(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         def send(operation: Operation | None, attempt: Attempt | None) -> tuple[Any, Iterator[Any]]:
-            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
             with protecting():
-                items = original(api, *args, **changed)
+                items = original(api, *new_args, **new_kwargs)
                 return next(items, EXHAUSTED), items
 
         describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
@@ -136,9 +149,9 @@ class _Requests:
         self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncIterator[Any]:
         async def send(operation: Operation | None, attempt: Attempt | None) -> tuple[Any, AsyncIterator[Any]]:
-            changed = harmless(_prepared, api, kwargs, operation, otherwise=kwargs)
+            new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
             with protecting():
-                items = original(api, *args, **changed)
+                items = original(api, *new_args, **new_kwargs)
                 items = await items if inspect.isawaitable(items) else items
                 return await anext(items, EXHAUSTED), items
 
@@ -161,7 +174,12 @@ def _read(describe: Callable[[], Call], runner: Runner, send: Any) -> Iterator[A
             yield item
             item = next(items, EXHAUSTED)
         return
-    item, items = runner.run(operation, send)
+    opened = runner.run(operation, send)
+    operation = operation.live
+    if operation.is_over:  # a fallback's value: what the app is to iterate over
+        yield from opened
+        return
+    item, items = opened
     try:
         while item is not EXHAUSTED:
             operation.item()
@@ -187,7 +205,17 @@ async def _read_async(describe: Callable[[], Call], runner: Runner, send: Any) -
             yield item
             item = await anext(items, EXHAUSTED)
         return
-    item, items = await runner.run_async(operation, send)
+    opened = await runner.run_async(operation, send)
+    operation = operation.live
+    if operation.is_over:
+        if hasattr(opened, "__aiter__"):
+            async for item in opened:
+                yield item
+        else:
+            for item in opened:
+                yield item
+        return
+    item, items = opened
     try:
         while item is not EXHAUSTED:
             operation.item()
@@ -259,17 +287,24 @@ def _request_facts(body: dict[str, Any]) -> Facts:
     return facts
 
 
-def _prepared(api: Any, kwargs: dict[str, Any], operation: Operation | None) -> dict[str, Any]:
-    """The keywords of one attempt: a timeout that ends, and a file from its beginning."""
+def _prepared(
+    api: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of one attempt: a timeout that ends, a file from its beginning, and where to send it."""
     if operation is None:
-        return kwargs
-    if operation.attempts > 1:
+        return args, kwargs
+    endpoint = operation.call.endpoint
+    if operation.attempts > 1 or endpoint is not None:
         rewind(operation.call.own["rewind_to"])
+    if endpoint is not None:
+        headers = {**(kwargs.get("headers") or {}), **headers_elsewhere(operation.call.headers)}
+        kwargs = {**kwargs, "auth": None, "headers": headers}
+        args = tuple(endpoint.rstrip("/") + a if isinstance(a, str) and a.startswith("/") else a for a in args)
     own = kwargs.get("timeout", api._client.timeout)
     limit = operation.attempt_timeout
     if limit is None and getattr(own, "read", own) is None:
         limit = _TIMEOUT
-    return kwargs if limit is None else {**kwargs, "timeout": clamped(own, limit)}
+    return args, kwargs if limit is None else {**kwargs, "timeout": clamped(own, limit)}
 
 
 # -- the answer ----------------------------------------------------------------------------------------------------
@@ -304,13 +339,3 @@ def _response_error_verdict(error: Any) -> Verdict:
     if verdict.hint is not None and verdict.status == _BUSY:  # and it says until when: not broken
         return replace(verdict, weight=Weight.IGNORED)
     return verdict
-
-
-@functools.cache
-def _circuit_open_type() -> Any:
-    import ollama
-
-    class OllamaCircuitOpenError(CircuitOpenError, ollama.ResponseError, ConnectionError):
-        """A refused call, as ollama's callers catch it: those who expect a status, and those who expect no server."""
-
-    return OllamaCircuitOpenError

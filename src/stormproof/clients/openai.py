@@ -15,11 +15,20 @@ from typing import Any
 
 from stormproof.clients.patching import Splices, begin, harmless
 from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, then, then_async, watch_response
-from stormproof.clients.transport import address, clamped, error_verdict, rewind, rewind_points, status_verdict
-from stormproof.errors import CircuitOpenError, circuit_open_message
+from stormproof.clients.transport import (
+    address,
+    clamped,
+    error_verdict,
+    headers_elsewhere,
+    rewind,
+    rewind_points,
+    status_verdict,
+)
+from stormproof.errors import refused_message, refused_type
+from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.call import Call, Facts
-from stormproof.resilience.operation import Attempt, Operation
-from stormproof.resilience.outcome import Retry, Verdict, Weight
+from stormproof.resilience.operation import Operation
+from stormproof.resilience.outcome import Refusal, Retry, Verdict, Weight
 from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Target
 
@@ -87,8 +96,8 @@ class OpenAI:
         response = _http_response(result)
         return response is not None and not response.is_closed
 
-    def circuit_open_error(self, call: Call, target: Target) -> Exception:
-        return _circuit_open_error(target.name, call.own["request"])
+    def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
+        return _refused_error(target.name, call.own["request"], refusal)
 
 
 _FINISHED_BADLY = ("LengthFinishReasonError", "ContentFilterFinishReasonError")
@@ -124,6 +133,7 @@ class _Requests:
             return next(items, EXHAUSTED), items
 
         result = self._runner.run(operation, send)
+        operation = operation.live
         if not operation.is_over:
             retry = functools.partial(self._runner.resume, operation, reopen)
             harmless(_watch, result, operation, retry, Reader, otherwise=None)
@@ -143,6 +153,7 @@ class _Requests:
             return await anext(items, EXHAUSTED), items
 
         result = await self._runner.run_async(operation, send)
+        operation = operation.live
         if not operation.is_over:
             retry = functools.partial(self._runner.resume_async, operation, reopen)
             harmless(_watch, result, operation, retry, AsyncReader, otherwise=None)
@@ -224,11 +235,16 @@ def _prepared(
     options.max_retries = 0
     if options.idempotency_key is None and options.method.lower() != "get":
         options.idempotency_key = _idempotency_key(api, operation)
-    if attempt.number > 1:
+    if attempt.number > 1 or operation.call.endpoint is not None:
         rewind(operation.call.own["rewind_to"])
+    if attempt.number > 1:
         headers = options.headers if isinstance(options.headers, Mapping) else {}
         if not any(name.lower() == "x-stainless-retry-count" for name in headers):
             options.headers = {**headers, "x-stainless-retry-count": str(attempt.number - 1)}
+    if operation.call.endpoint is not None:
+        options.url = operation.call.endpoint.rstrip("/") + options.url
+        own = options.headers if isinstance(options.headers, Mapping) else {}
+        options.headers = {**own, **headers_elsewhere(operation.call.headers)}
     limit = operation.attempt_timeout
     if limit is not None:
         given = options.timeout
@@ -335,7 +351,8 @@ def _status_verdict(error: Any, response: Any) -> Verdict:
     if verdict.status != _RATE_LIMITED:
         return verdict
     if error.code in _NO_MORE_MONEY or error.type in _NO_MORE_MONEY:
-        return replace(verdict, retry=Retry.NEVER, error_type=str(error.code or error.type), hint=None)
+        name = str(error.code or error.type)
+        return replace(verdict, retry=Retry.NEVER, error_type=name, hint=None, rate_limited=False)
     return verdict if verdict.hint is not None else replace(verdict, hint=_reset_hint(response.headers))
 
 
@@ -350,22 +367,13 @@ def _span(text: str) -> float | None:
     return sum(float(n) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit] for n, unit in parts) if parts else None
 
 
-def _circuit_open_error(target: str, request: tuple[str, str]) -> Exception:
-    error_type, request_type = _circuit_open_types()
-    error: Exception = error_type(
-        message=circuit_open_message(target), request=request_type(request[0].upper(), request[1])
-    )
-    error.target = target  # type: ignore[attr-defined]
-    return error
-
-
-@functools.cache
-def _circuit_open_types() -> tuple[type[Any], type[Any]]:
+def _refused_error(target: str, request: tuple[str, str], refusal: Refusal) -> Exception:
     import openai
 
     base = sys.modules["openai._base_client"]
-
-    class OpenAICircuitOpenError(CircuitOpenError, openai.APIConnectionError):
-        """A refused call, as openai's callers catch it."""
-
-    return OpenAICircuitOpenError, (getattr(base, "httpx2", None) or base.httpx).Request
+    request_type = (getattr(base, "httpx2", None) or base.httpx).Request
+    error: Exception = refused_type(refusal, "OpenAI", (openai.APIConnectionError,))(
+        message=refused_message(refusal, target), request=request_type(request[0].upper(), request[1])
+    )
+    error.target = target  # type: ignore[attr-defined]
+    return error

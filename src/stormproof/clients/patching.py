@@ -90,10 +90,11 @@ class protecting:  # noqa: N801  # reads as the statement it is; a generator-bas
 def begin(runner: Runner, describe: Callable[..., Call], *args: Any) -> Operation | None:
     """The operation of the call that ``describe`` makes of its arguments; None, logged once, if that fails.
 
-    Then the original is to be called as it is: a fault of ours is not the app's.
+    Then, and where the policy has been switched off meanwhile, the original is to be called as it is.
     """
     try:
-        return runner.begin(describe(*args))
+        call = describe(*args)
+        return runner.begin(call) if runner.is_enabled(call) else None
     except Exception:
         _report_once(describe)
         return None

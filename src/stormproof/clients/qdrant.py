@@ -5,23 +5,25 @@ The uploaders' own retries are taken over: each batch is one call whose attempts
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import re
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from stormproof.clients.patching import Splices, begin, harmless, protecting
-from stormproof.clients.transport import address, clamped, error_verdict, status_verdict
-from stormproof.errors import CircuitOpenError, circuit_open_message
+from stormproof.clients.transport import address, clamped, error_verdict, headers_elsewhere, status_verdict
+from stormproof.errors import refused_message, refused_type
+from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.call import Call, Facts
-from stormproof.resilience.operation import Attempt, Operation
-from stormproof.resilience.outcome import Retry, Verdict, Weight
+from stormproof.resilience.operation import Operation
+from stormproof.resilience.outcome import Refusal, Retry, Verdict, Weight
 from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Target
 
@@ -128,10 +130,8 @@ class Qdrant:
     def is_open(self, call: Call, result: Any) -> bool:
         return False
 
-    def circuit_open_error(self, call: Call, target: Target) -> Exception:
-        error: Exception = _circuit_open_type()(ConnectionError(circuit_open_message(target.name)))
-        error.target = target.name  # type: ignore[attr-defined]
-        return error
+    def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
+        return _refused_error(target.name, refusal)
 
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
@@ -174,9 +174,9 @@ class _Requests:
             return original(api, *args, **kwargs)
 
         def send(operation: Operation, attempt: Attempt) -> Any:
-            harmless(_clamp, args, kwargs, operation, otherwise=None)
+            harmless(_prepare, args, kwargs, operation, otherwise=None)
             with protecting():
-                return original(api, *args, **kwargs)
+                return original(_without_credentials(api, operation), *args, **kwargs)
 
         try:
             return self._runner.run(operation, send)
@@ -191,9 +191,9 @@ class _Requests:
             return await original(api, *args, **kwargs)
 
         async def send(operation: Operation, attempt: Attempt) -> Any:
-            harmless(_clamp, args, kwargs, operation, otherwise=None)
+            harmless(_prepare, args, kwargs, operation, otherwise=None)
             with protecting():
-                return await original(api, *args, **kwargs)
+                return await original(_without_credentials(api, operation), *args, **kwargs)
 
         return await self._runner.run_async(operation, send)
 
@@ -276,26 +276,40 @@ def _is_replay_safe(operation: str, request: Any) -> bool:
     return request.method == "GET" or operation in _IDEMPOTENT_WRITES or _READS.match(operation) is not None
 
 
-def _clamp(args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation) -> None:
+def _prepare(args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation) -> None:
+    """The request of one attempt: how long it may take, and where to send it."""
+    request = kwargs["request"] if "request" in kwargs else args[0]
     limit = operation.attempt_timeout
     if limit is not None:
-        request = kwargs["request"] if "request" in kwargs else args[0]
         timeouts = request.extensions.get("timeout", {})
         names = ("connect", "read", "write", "pool")
         request.extensions["timeout"] = {name: clamped(timeouts.get(name), limit) for name in names}
+    endpoint = operation.call.endpoint
+    if endpoint is not None and operation.attempts == 1:
+        request.url = type(request.url)(endpoint.rstrip("/") + request.url.raw_path.decode("ascii"))
+        request.headers["host"] = request.url.netloc.decode("ascii")
+        request.headers.update(headers_elsewhere(operation.call.headers))
+
+
+def _without_credentials(api: Any, operation: Operation) -> Any:
+    """The client to send with: for another server, one whose token is not sent along."""
+    if operation.call.endpoint is None:
+        return api
+    borrowed = copy.copy(api)
+    borrowed._client = SimpleNamespace(send=functools.partial(api._client.send, auth=None))
+    return borrowed
 
 
 # -- errors --------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _circuit_open_type() -> Any:
+def _refused_error(target: str, refusal: Refusal) -> Exception:
     base = sys.modules["qdrant_client.http.exceptions"].ResponseHandlingException
+    kind = refused_type(refusal, "Qdrant", (base,), __str__=_source_of)
+    error: Exception = kind(ConnectionError(refused_message(refusal, target)))
+    error.target = target  # type: ignore[attr-defined]
+    return error
 
-    class QdrantCircuitOpenError(CircuitOpenError, base):  # type: ignore[misc, valid-type]
-        """A refused call, as qdrant-client's callers catch it."""
 
-        def __str__(self) -> str:
-            return str(self.source)
-
-    return QdrantCircuitOpenError
+def _source_of(error: Any) -> str:
+    return str(error.source)

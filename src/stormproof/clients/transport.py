@@ -15,6 +15,7 @@ _TRANSPORTS = ("httpx", "httpx2")
 _PORTS = {"http": 80, "https": 443}
 
 _SERVER_ERRORS = 500
+_TOO_MANY_REQUESTS = 429
 
 _SURELY_NOT_SENT = (Weight.FAILURE, Retry.ALWAYS)
 _PERHAPS_CARRIED_OUT = (Weight.FAILURE, Retry.IF_REPLAY_SAFE)
@@ -52,7 +53,8 @@ def error_verdict(error: BaseException) -> Verdict | None:
     for cls in type(error).__mro__:
         if cls.__module__.partition(".")[0] in _TRANSPORTS and cls.__name__ in _ERRORS:
             weight, retry = _ERRORS[cls.__name__]
-            return Verdict(weight, retry, error_type=type(error).__name__)
+            # Without a connection the server cannot be busy with the call: that is a failure like any other.
+            return Verdict(weight, retry, error_type=type(error).__name__, timed_out=cls.__name__ == "TimeoutException")
     return None
 
 
@@ -71,7 +73,10 @@ def status_verdict(
     should_retry = headers.get("x-should-retry")
     if should_retry in ("true", "false"):
         retry = Retry.ALWAYS if should_retry == "true" else Retry.NEVER
-    return Verdict(weight, retry, error_type=str(status), status=status, hint=retry_after(headers))
+    hint = retry_after(headers)
+    return Verdict(
+        weight, retry, error_type=str(status), status=status, hint=hint, rate_limited=status == _TOO_MANY_REQUESTS
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -117,6 +122,17 @@ def rewind(points: list[tuple[Any, int]]) -> None:
     """Put the files back to where they stood."""
     for file, position in points:
         file.seek(position)
+
+
+#: What authenticates a caller, as the clients spell it.
+_CREDENTIALS = ("Authorization", "api-key")
+
+
+def headers_elsewhere(given: Mapping[str, str]) -> dict[str, str]:
+    """The headers for another server than the client's own: those given for it, never the client's credentials."""
+    lower = {name.lower(): value for name, value in given.items()}
+    headers = {name: lower.pop(name.lower(), "") for name in _CREDENTIALS}
+    return {**headers, **lower}
 
 
 def address(url: Any) -> tuple[str, int]:

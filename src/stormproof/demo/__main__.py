@@ -163,7 +163,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stormproof.demo", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument(
-        "--questions", type=int, default=16, help=f"how many to ask (default 16, {FEWEST_QUESTIONS} or more)"
+        "--questions", type=int, default=18, help=f"how many to ask (default 18, {FEWEST_QUESTIONS} or more)"
     )
     parser.add_argument("--passages", type=int, default=240, help="how many docstrings to store (default 240)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"another storm than number {SEED}")

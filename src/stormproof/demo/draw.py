@@ -25,14 +25,24 @@ _STATES: Mapping[str, tuple[str, Style]] = {
     "half_open": ("◆", "warn"),
 }
 _REASONS = {
+    # of the default breaker
+    "nothing_succeeds": "{failures} failures, no success",
+    "overload": "too many failures",
+    "rate_limited": "told to slow down",
+    "probe_succeeded": "the probe succeeded",
+    "recovered": "all is well again",
+    # of the classical one
     "consecutive_failures": "{failures} failures in a row",
+    "failure_rate": "{failures} of {calls} failed",
+    "slow_call_rate": "{slow} of {calls} were slow",
     "probe_due": "time for a probe",
     "probe_failed": "the probe failed",
     "probes_succeeded": "the probe succeeded",
+    "half_open_timeout": "no probe came back",
 }
 _GAVE_UP = {
     "attempts": "all {attempts} attempts failed",
-    "breaker": "the breaker opened",
+    "breaker": "no retry while so much fails",
     "budget": "the retry budget is spent",
     "deadline": "no time is left",
     "hint_too_long": "the wait asked for is too long",
@@ -79,7 +89,10 @@ def breakers(spans: Iterable[Span], terminal: Terminal) -> list[str]:
         lines.append(terminal.line([(f"{name} ", ""), *_timeline(changes, axis)]))
         told = "; ".join(f"+{axis.at(change)} {_state(change)} ({_reason(change)})" for change in changes)
         lines += textwrap.wrap(told, terminal.width, initial_indent="  ", subsequent_indent="  ", max_lines=4)
-    legend: list[Piece] = [(f"{sign} {state.replace('_', '-')}   ", style) for state, (sign, style) in _STATES.items()]
+    shown = {"half_open": "half-open"}
+    if any(names.BREAKER_RATE in change.attributes for changes in by_name.values() for change in changes):
+        shown = {"half_open": "half-open (paced)"}  # as the default breaker is; the classical one probes
+    legend: list[Piece] = [(f"{sign} {shown.get(state, state)}   ", style) for state, (sign, style) in _STATES.items()]
     return [*lines, terminal.line([*legend, (f"over {duration(axis.seconds)}", "dim")])]
 
 
@@ -140,13 +153,15 @@ def _said(story: Story) -> str:
     attempts = int(attributes.get(names.ATTEMPT_COUNT, 0))
     if story.outcome == "rejected":
         return "rejected, the breaker is open"
-    if story.kind == "reopened":
+    if story.kind == "bad probe":
         return "lost: the probe failed"
+    if story.kind == "opened":
+        return "lost: the breaker opened"
     if story.outcome == "lost":
         reason = _GAVE_UP.get(str(attributes.get(names.RETRY_GAVE_UP)), "")
         return f"lost: {reason.format(attempts=attempts) or error_type(story.operation)}"
-    if story.kind == "closed":
-        return "probe: closed the breaker"
+    if story.probe is not None:
+        return "probe: closed the breaker" if story.kind == "closed" else "probe: it is back"
     return f"recovered on attempt {attempts}" if attempts > 1 else "good"
 
 
@@ -164,11 +179,21 @@ def _attempt(story: Story, index: int, axis: _Axis) -> list[Piece]:
     until = max(end, axis.cell(following.start_ns)) if following else end
     return [
         (f"{clip(label, _LABEL - 1):<{_LABEL}}", style),
-        (" " * start, ""),
+        (("·" if index == 0 and _admission(span) else " ") * start, "warn"),
         ("█" * (end - start), style),
         ("·" * (until - end) + " " * (axis.cells - until), "warn"),
-        (f"{duration(_seconds(span)):>8}{_wait(following)}", ""),
+        (f"{duration(_seconds(span)):>8}{_wait(following) or _paced(story, index)}", ""),
     ]
+
+
+def _admission(span: Span) -> float:
+    """Seconds for which the breaker made an attempt wait for its turn."""
+    return float(span.attributes.get(names.ADMISSION_DELAY, 0.0))
+
+
+def _paced(story: Story, index: int) -> str:
+    waited = _admission(story.attempts[index])
+    return f"  after {duration(waited)} in line" if waited else ""
 
 
 def _wait(following: Span | None) -> str:
@@ -219,8 +244,13 @@ def _state(change: Span) -> str:
 
 def _reason(change: Span) -> str:
     reason = str(change.attributes.get(names.BREAKER_REASON))
-    failures = change.attributes.get(names.BREAKER_FAILURES, 0)
-    return _REASONS.get(reason, reason.replace("_", " ")).format(failures=failures)
+    said = _REASONS.get(reason, reason.replace("_", " ")).format(
+        calls=change.attributes.get(names.BREAKER_WINDOW_CALLS, 0),
+        failures=change.attributes.get(names.BREAKER_WINDOW_FAILURES, 0),
+        slow=change.attributes.get(names.BREAKER_WINDOW_SLOW_CALLS, 0),
+    )
+    rate = change.attributes.get(names.BREAKER_RATE)
+    return f"{said}: {rate:.2g}/s" if rate else said
 
 
 def _seconds(span: Span) -> float:

@@ -125,15 +125,22 @@ class Match:
 
 
 class Plan:
-    """Hands out its faults in order, one a request, and then none; None lets one request pass."""
+    """Hands out its faults in order, one a request, and then none; None lets one request pass.
 
-    def __init__(self, match: Match, faults: Iterable[Fault | None]) -> None:
+    The first `start_after` matching requests are left to the later rules.
+    """
+
+    def __init__(self, match: Match, faults: Iterable[Fault | None], start_after: int = 0) -> None:
         self._match = match
         self._left = deque(faults)
+        self._to_pass = start_after
 
     def decide(self, method: str, path: str) -> Decision | None:
         """Take the next fault of the script."""
         if not self._left or not self._match(method, path):
+            return None
+        if self._to_pass > 0:
+            self._to_pass -= 1
             return None
         return Decision(self._left.popleft())
 
@@ -162,11 +169,15 @@ class Chance:
 
 
 class Outage:
-    """Fails every request for some seconds, from the one that follows the first `start_after` on."""
+    """Fails every request for some seconds, from the one that follows the first `start_after` on.
 
-    def __init__(self, match: Match, start_after: int, lasting: float, fault: Fault) -> None:
+    It goes on beyond that time until it has failed `at_least` so many.
+    """
+
+    def __init__(self, match: Match, start_after: int, lasting: float, fault: Fault, at_least: int = 0) -> None:
         self._match = match
         self._to_pass = start_after
+        self._to_fail = at_least
         self._lasting = lasting
         self._fault = replace(fault, name="outage")
         self._ends: float | None = None
@@ -181,4 +192,7 @@ class Outage:
         now = time.monotonic()
         if self._ends is None:
             self._ends = now + self._lasting
-        return Decision(self._fault) if now < self._ends else None
+        if now >= self._ends and self._to_fail <= 0:
+            return None
+        self._to_fail -= 1
+        return Decision(self._fault)

@@ -92,9 +92,12 @@ class FaultProxy:
 
     # Arming
 
-    def plan(self, method: str, path_regex: str, faults: Iterable[Fault | None]) -> None:
-        """Apply these faults to the matching requests in order (None lets one pass), then none."""
-        self._arm(Plan(Match.of(method, path_regex), faults))
+    def plan(self, method: str, path_regex: str, faults: Iterable[Fault | None], start_after: int = 0) -> None:
+        """Apply these faults to the matching requests in order (None lets one pass), then none.
+
+        The first `start_after` of them are left to the rules that are armed later.
+        """
+        self._arm(Plan(Match.of(method, path_regex), faults, start_after))
 
     def chance(
         self,
@@ -107,9 +110,19 @@ class FaultProxy:
         """Apply a fault to each matching request with this probability."""
         self._arm(Chance(Match.of(method, path_regex), faults, rate, seed))
 
-    def outage(self, path_regex: str, start_after: int = 0, lasting: float = 1.0, fault: Fault | None = None) -> None:
-        """Reset every matching request for `lasting` seconds, once `start_after` of them have passed."""
-        self._arm(Outage(Match.of("*", path_regex), start_after, lasting, fault or reset()))
+    def outage(
+        self,
+        path_regex: str,
+        start_after: int = 0,
+        lasting: float = 1.0,
+        fault: Fault | None = None,
+        at_least: int = 0,
+    ) -> None:
+        """Reset every matching request for `lasting` seconds, once `start_after` of them have passed.
+
+        On a slow machine it lasts longer: until it has met `at_least` so many.
+        """
+        self._arm(Outage(Match.of("*", path_regex), start_after, lasting, fault or reset(), at_least))
 
     def disarm(self) -> None:
         """Forget every rule; requests that are being failed right now go on failing."""

@@ -100,8 +100,9 @@ def _notes(stories: Sequence[Story], after: Calls, plain: Run) -> Iterable[str]:
     if after.lost or after.rejected:
         cut = sum(story.kind == "cut" for story in watched)
         yield (
-            f"Calls lost with stormproof: {after.lost - cut} ended by their last attempt or by the opening breaker, "
-            f"{cut} cut off in mid-stream (an answer that the program has begun to read is not asked for twice). "
+            f"Calls lost with stormproof: {after.lost - cut} by their last attempt, which is the first one while so "
+            f"much fails, {cut} cut off in mid-stream (an answer that the program has begun to read is not asked for "
+            "twice). "
             "The program asked those questions again at the end, as it does in both runs."
         )
     yield "Recovered without stormproof: by openai's client, which retries by itself; the other two do not."

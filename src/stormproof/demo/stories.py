@@ -11,10 +11,13 @@ from stormproof.demo.otlp import Span
 from stormproof.telemetry import names
 
 Outcome = Literal["first time", "recovered", "rejected", "lost"]
-Kind = Literal["cut", "opened", "reopened", "closed", "rejected", "lost", "recovered", "first time"]
+Kind = Literal[
+    "cut", "opened", "bad probe", "good probe", "slowed", "closed", "rejected", "lost", "recovered", "first time"
+]
 
 _CUT = "stream_started"
 _CIRCUIT_OPEN = "circuit_open"
+_PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,21 @@ class Story:
         """What makes it worth showing: its part in the breaker's life, or else its outcome."""
         if self.operation.attributes.get(names.RETRY_GAVE_UP) == _CUT:
             return "cut"
-        for change in self.changes:
-            state = change.attributes.get(names.BREAKER_STATE)
-            if state == "open":
-                return "opened" if change.attributes.get(names.BREAKER_PREVIOUS_STATE) == "closed" else "reopened"
-            if state == "closed":
-                return "closed"
+        if self.probe is not None and error_type(self.probe):
+            return "bad probe"
+        states = [change.attributes.get(names.BREAKER_STATE) for change in self.changes]
+        if "open" in states:
+            return "opened"
+        if "closed" in states:
+            return "closed"
+        if states:  # half-open; a probe that is let through for a look makes it so as well
+            return "good probe" if self.probe is not None else "slowed"
         return self.outcome
+
+    @property
+    def probe(self) -> Span | None:
+        """The attempt that was to find out whether the service is back."""
+        return next((span for span in self.attempts if span.attributes.get(names.ATTEMPT_TYPE) == _PROBE), None)
 
     @property
     def first_error(self) -> str:
@@ -94,7 +105,9 @@ def chosen(stories: Sequence[Story], most: int = 8) -> list[Story]:
         key = (kind, story.first_error if kind == "recovered" else "")
         if kind != "first time" and (key not in best or len(story.attempts) > len(best[key].attempts)):
             best[key] = story
-    order: tuple[Kind, ...] = ("recovered", "opened", "closed", "rejected", "cut", "lost", "reopened")
+    order: tuple[Kind, ...] = (
+        *("recovered", "opened", "rejected", "good probe", "closed", "cut", "slowed", "lost", "bad probe"),
+    )
     first_recovery = {key: index for index, key in enumerate(key for key in best if key[0] == "recovered")}
     # The first recovery is worth most, further ones least.
     ranked = sorted(best, key=lambda key: (first_recovery.get(key, 0) > 0, order.index(key[0])))
@@ -104,14 +117,13 @@ def chosen(stories: Sequence[Story], most: int = 8) -> list[Story]:
 def _own(changes: Iterable[Span], operation: Span, attempts: Sequence[Span]) -> Iterable[Span]:
     """Yield the changes that this operation brought about.
 
-    A change to half-open comes before the probe it lets through and so has no attempt for a parent: it is told by
-    the breaker's name and the time.
+    One that an attempt brought about by asking to be let through comes before it and so has no attempt for a parent:
+    it is told by the breaker's name and the time, for the program makes one call after the other.
     """
     family = {operation.span_id, *(attempt.span_id for attempt in attempts)}
-    has_probe = any(attempt.attributes.get(names.ATTEMPT_TYPE) == "probe" for attempt in attempts)
     breaker = operation.attributes.get(names.BREAKER_NAME)
     for change in changes:
         is_orphan = not change.parent_id and change.attributes.get(names.BREAKER_NAME) == breaker
         is_within = operation.start_ns <= change.start_ns <= operation.end_ns
-        if change.parent_id in family or (is_orphan and has_probe and is_within):
+        if change.parent_id in family or (is_orphan and is_within):
             yield change

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from stormproof.resilience.outcome import Verdict
+    from stormproof.resilience.outcome import Refusal, Verdict
     from stormproof.resilience.targets import Target
 
 #: What is known of a call, in this project's own plain words (``model``, ``input_tokens`` …).
@@ -28,8 +29,8 @@ class Client(Protocol):
     def is_open(self, call: Call, result: Any) -> bool:
         """Whether the result is a stream that is still coming in."""
 
-    def circuit_open_error(self, call: Call, target: Target) -> Exception:
-        """The error of a refused call, of a type that the client's own ``except`` clauses catch."""
+    def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
+        """The error of a call that was not let through, of a type that the client's own ``except`` clauses catch."""
 
 
 @dataclass
@@ -47,6 +48,9 @@ class Call:
         facts: what the request tells.
         own: what the client itself needs to remember between attempts.
         parent: the caller's telemetry context where it differs from the current one. Opaque here.
+        endpoint: base URL to go to instead of the client's own: set where this is another call's fallback.
+        headers: to be sent to that endpoint in place of the client's credentials.
+        nests: other protected calls may be made inside it; they keep to its deadline.
     """
 
     client: Client
@@ -60,3 +64,6 @@ class Call:
     facts: Facts = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
     parent: Any = None
+    endpoint: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    nests: bool = False

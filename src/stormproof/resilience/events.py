@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stormproof.resilience.attempt import Attempt
     from stormproof.resilience.breaker import StateChange
-    from stormproof.resilience.operation import Attempt, Operation
+    from stormproof.resilience.operation import Operation
     from stormproof.resilience.targets import Target
 
 _log = logging.getLogger("stormproof")
 
 
 class Listener:
-    """Told of every step, in the thread or task that takes it. Every method does nothing unless overridden."""
+    """Told of every step, in the thread or task that takes it. Every method does nothing unless overridden.
+
+    Called without any lock held. What it raises is logged once and never disturbs the call.
+    """
 
     def capture(self) -> Any:
         """What of the caller's context is to be the parent of an operation that begins later."""
@@ -48,53 +54,72 @@ class Listener:
         """This is a forked child: locks may be held by threads that are not here, counts are the parent's."""
 
 
-class Fanout(Listener):
-    """Tells several listeners in turn. One that raises is reported once and never disturbs the call."""
+#: Every step, by the method's name.
+_STEPS = tuple(name for name, value in vars(Listener).items() if callable(value) and name != "capture")
+
+Tellers = tuple[Callable[..., None], ...]
+
+
+class Fanout:
+    """Tells several listeners of a step, each if it wants to hear of it.
+
+    For each step there is a tuple of functions to call: a step that nobody listens to costs a glance at an empty one.
+    """
+
+    operation_started: Tellers
+    attempt_started: Tellers
+    attempt_returned: Tellers
+    attempt_ended: Tellers
+    retry_scheduled: Tellers
+    first_chunk: Tellers
+    operation_ended: Tellers
+    is_idle: bool
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
+        self._listeners: tuple[Listener, ...] = ()
         self._reported: set[tuple[type, str]] = set()
+        self.add(*listeners)
 
     def add(self, *listeners: Listener) -> None:
         """Tell these too, from the next step on."""
-        self._listeners += listeners
+        self._tell(self._listeners + listeners)
+
+    def discard(self, listener: Listener) -> None:
+        """Do not tell this one any longer; one that is not here is no error."""
+        self._tell(tuple(other for other in self._listeners if other is not listener))
 
     def capture(self) -> Any:
+        """The first that a listener wants to be remembered of the caller's context."""
         return next((parent for parent in map(self._captured, self._listeners) if parent), None)
 
-    def operation_started(self, operation: Operation) -> None:
-        self._tell("operation_started", operation)
-
-    def attempt_started(self, operation: Operation, attempt: Attempt) -> None:
-        self._tell("attempt_started", operation, attempt)
-
-    def attempt_returned(self, operation: Operation, attempt: Attempt) -> None:
-        self._tell("attempt_returned", operation, attempt)
-
-    def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
-        self._tell("attempt_ended", operation, attempt)
-
-    def retry_scheduled(self, operation: Operation, attempt: Attempt) -> None:
-        self._tell("retry_scheduled", operation, attempt)
-
-    def first_chunk(self, operation: Operation) -> None:
-        self._tell("first_chunk", operation)
-
-    def operation_ended(self, operation: Operation) -> None:
-        self._tell("operation_ended", operation)
-
     def breaker_changed(self, target: Target, change: StateChange) -> None:
-        self._tell("breaker_changed", target, change)
+        """Tell everyone of a breaker's change."""
+        for tell in self._on_breaker_changed:
+            tell(target, change)
 
     def after_fork(self) -> None:
-        self._tell("after_fork")
+        """Tell everyone that this is a forked child."""
+        for tell in self._on_fork:
+            tell()
 
-    def _tell(self, event: str, *args: object) -> None:
-        for listener in self._listeners:
-            try:
-                getattr(listener, event)(*args)
-            except Exception:  # noqa: PERF203  # one listener's failure must not silence the next
-                self._report(listener, event)
+    def _tell(self, listeners: tuple[Listener, ...]) -> None:
+        self._listeners = listeners
+        tellers = {step: self._tellers(step) for step in _STEPS}
+        self._on_breaker_changed = tellers.pop("breaker_changed")
+        self._on_fork = tellers.pop("after_fork")
+        #: Nobody wants to hear of calls.
+        self.is_idle = not any(tellers.values())
+        vars(self).update(tellers)
+
+    def _tellers(self, step: str) -> Tellers:
+        wanting = (who for who in self._listeners if getattr(type(who), step) is not getattr(Listener, step))
+        return tuple(functools.partial(self._guarded, getattr(who, step), who, step) for who in wanting)
+
+    def _guarded(self, tell: Callable[..., None], listener: Listener, step: str, *args: object) -> None:
+        try:
+            tell(*args)
+        except Exception:
+            self._report(listener, step)
 
     def _captured(self, listener: Listener) -> Any:
         try:
@@ -103,8 +128,8 @@ class Fanout(Listener):
             self._report(listener, "capture")
             return None
 
-    def _report(self, listener: Listener, event: str) -> None:
-        key = (type(listener), event)
+    def _report(self, listener: Listener, step: str) -> None:
+        key = (type(listener), step)
         if key not in self._reported:
             self._reported.add(key)
-            _log.warning("%s failed on %s; further failures are not logged", key[0].__name__, event, exc_info=True)
+            _log.warning("%s failed on %s; further failures are not logged", key[0].__name__, step, exc_info=True)

@@ -3,67 +3,39 @@
 from __future__ import annotations
 
 import logging
-import random
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stormproof.resilience.backoff import full_jitter
-from stormproof.resilience.breaker import Permit
-from stormproof.resilience.outcome import SUCCESS, GaveUp, Retry, Verdict, Weight
+from stormproof.resilience.admission import pass_limits, release
+from stormproof.resilience.attempt import Attempt
+from stormproof.resilience.backoff import backoff
+from stormproof.resilience.outcome import SUCCESS, GaveUp, Refusal, Retry, Verdict, Weight
+from stormproof.resilience.targets import LastError
 
 if TYPE_CHECKING:
     from stormproof.resilience.call import Call, Facts
     from stormproof.resilience.clock import Clock
-    from stormproof.resilience.events import Listener
+    from stormproof.resilience.events import Fanout
+    from stormproof.resilience.fallback import Fallback
     from stormproof.resilience.targets import Target
+    from stormproof.resilience.waiting import Turn
 
 _log = logging.getLogger("stormproof")
-# Without a state of its own: the app's random numbers are not used up, and forked workers do not wait in step.
-_rng = random.SystemRandom()
 
-CIRCUIT_OPEN = "circuit_open"
+#: Cancellation by asyncio and by trio. Not imported: a program without trio has none.
+_CANCELLED = ("CancelledError", "Cancelled")
+
+_UNWANTED = Verdict(Weight.IGNORED, Retry.IF_REPLAY_SAFE, "unwanted_result")
 
 
-class Attempt:
-    """One try at the network.
+class UnwantedResultError(Exception):
+    """Stands for a result that ``RetryPolicy.on_result`` turned down. Never reaches the app."""
 
-    Attributes:
-        number: from 1.
-        type: ``initial``, ``retry`` or ``probe``.
-        delay: seconds waited before it.
-        delay_source: who chose the wait: ``backoff`` or ``server``.
-        verdict: how it ended; None while it runs.
-        status: the HTTP status that was answered, if whoever saw it has noted it here.
-        context, span, token: for listeners; opaque here.
-    """
-
-    __slots__ = (
-        "context",
-        "delay",
-        "delay_source",
-        "ended",
-        "number",
-        "permit",
-        "span",
-        "started",
-        "status",
-        "token",
-        "type",
-        "verdict",
-    )
-
-    def __init__(self, number: int, permit: Permit, started: float, delay: float, delay_source: str | None) -> None:
-        self.number = number
-        self.type = "probe" if permit.probe else "initial" if number == 1 else "retry"
-        self.permit = permit
-        self.started = started
-        self.ended = started
-        self.delay = delay
-        self.delay_source = delay_source
-        self.verdict: Verdict | None = None
-        self.status: int | None = None
-        self.context: Any = None
-        self.span: Any = None
-        self.token: Any = None
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
 
 
 class Operation:
@@ -71,85 +43,135 @@ class Operation:
 
     Attributes:
         call, target: which call, and where it goes.
+        deadline: no wait and no new attempt goes beyond this moment.
+        cut_at: no running attempt goes beyond this moment; infinite unless a deadline is strict.
         attempt: the running or latest attempt; None if none was let through.
         attempts: how many were made.
-        total_delay: seconds waited between attempts so far.
+        total_delay: seconds waited between attempts so far, because they failed.
+        queued: seconds waited to be let through.
         error: the failure that a retry was decided for; None otherwise, so that no traceback is kept alive.
         wait: seconds to wait before the next attempt; None when there will be none.
         error_type: the final ``error.type``; None on success.
         gave_up: why no further attempt was made after a failure.
+        fallback: to be taken now: it has failed for good, and its policy has something else for the app.
+        fallback_type: what the app got instead: ``value``, ``function`` or ``endpoint``; None if it was its own.
+        live: the operation that the app's result belongs to: another one where this one fell back to its endpoint.
         facts: what the result told.
         items: items of a stream handed to the app.
         first_item_at, last_item_at: when they came.
         context, span: for listeners; opaque here.
     """
 
-    __slots__ = (
-        "attempt",
-        "attempts",
-        "call",
-        "clock",
-        "context",
-        "ended",
-        "error",
-        "error_type",
-        "facts",
-        "first_item_at",
-        "gave_up",
-        "is_over",
-        "items",
-        "last_item_at",
-        "listener",
-        "span",
-        "started",
-        "target",
-        "total_delay",
-        "wait",
-        "wait_source",
-    )
+    # What a call that succeeds at once never changes stands on the class.
+    attempt: Attempt | None = None
+    attempts = 0
+    total_delay = 0.0
+    queued = 0.0
+    wait: float | None = None
+    wait_source: str | None = None
+    error: BaseException | None = None
+    error_type: str | None = None
+    gave_up: GaveUp | None = None
+    can_fall_back = True
+    fallback: Fallback | None = None
+    fallback_type: str | None = None
+    items = 0
+    first_item_at = last_item_at = 0.0
+    is_over = False
+    ended = 0.0
+    context: Any = None
+    span: Any = None
+    _next: Attempt | None = None  # asks to be let through
+    _free_attempts = 0  # that a rate limiter turned away, and that do not count
+    _last_backoff = 0.0
 
-    def __init__(self, call: Call, target: Target, listener: Listener, clock: Clock) -> None:
+    def __init__(self, call: Call, target: Target, listeners: Fanout, clock: Clock) -> None:
         self.call = call
         self.target = target
-        self.listener = listener
+        self.listeners = listeners
         self.clock = clock
-        self.started = self.ended = clock()
-        self.attempt: Attempt | None = None
-        self.attempts = 0
-        self.total_delay = 0.0
-        self.wait: float | None = None
-        self.wait_source: str | None = None
-        self.error: BaseException | None = None
-        self.error_type: str | None = None
-        self.gave_up: GaveUp | None = None
         self.facts: Facts = {}
-        self.items = 0
-        self.first_item_at = self.last_item_at = 0.0
-        self.is_over = False
-        self.context: Any = None
-        self.span: Any = None
-        listener.operation_started(self)
+        self.started = target.last_used = clock()
+        self._bound()
+        self.live = self
+        for tell in listeners.operation_started:
+            tell(self)
 
-    # -- one attempt ---------------------------------------------------------------------------------------------
+    def _bound(self) -> None:
+        self.deadline, self.cut_at = self.target.bounds(self.started)
 
-    def begin_attempt(self) -> Attempt:
-        """Ask for a permit and begin. Raises the last real error, or the client's circuit-open error, if refused."""
-        permit = self.target.breaker.acquire(self)
-        if permit is None:
-            raise self._refused()
+    # -- one attempt -------------------------------------------------------------------------------------------------
+
+    def admit(self, make_turn: Callable[[], Turn]) -> float:
+        """Ask for the next attempt to be let through.
+
+        Returns 0 once it has begun, as ``attempt``; else the seconds after which to ask again, or earlier if the turn
+        that ``make_turn`` made is given. Raises the last real error if it is refused, or the client's own kind of
+        error if there is none.
+        """
+        attempt = self._next or self._prepare()
+        now = self.clock()
+        target = self.target
+        wait = 0.0 if attempt.granted else target.breaker.admit(attempt, now)
+        source = "breaker"
+        refusal = Refusal.CIRCUIT_OPEN if wait < 0.0 else None
+        if target.is_limited and wait == 0.0:
+            wait, source, refusal = pass_limits(target, attempt, now, make_turn)
+        if refusal is not None:
+            raise self._refused(refusal)
+        if wait:
+            attempt.queued_by = source
+            if attempt.asked_at is None:
+                attempt.asked_at = now
+        else:
+            self._start(attempt, now)
+        return wait
+
+    def _prepare(self) -> Attempt:
+        attempt = self._next = Attempt()
+        attempt.deadline = self.deadline
+        if self.attempts:
+            last = self.attempt
+            if last is not None and last.verdict is not None and last.verdict.timed_out:
+                attempt.after_timeout_of = last.sent
+            attempt.number = self.attempts + 1
+            attempt.delay, attempt.delay_source = self.wait or 0.0, self.wait_source
+            self.total_delay += attempt.delay
+        return attempt
+
+    def _start(self, attempt: Attempt, now: float) -> None:
+        self._next = None
+        self.attempt = attempt
         self.attempts += 1
-        delay, source = (self.wait or 0.0, self.wait_source) if self.attempts > 1 else (0.0, None)
-        self.total_delay += delay
-        self.wait = self.wait_source = self.error = self.error_type = None
-        self.attempt = Attempt(self.attempts, permit, self.clock(), delay, source)
-        self.listener.attempt_started(self, self.attempt)
-        return self.attempt
+        attempt.started = attempt.sent = now
+        if attempt.asked_at is not None:
+            attempt.queued = now - attempt.asked_at
+            self.queued += attempt.queued
+        if self.wait is not None:
+            self.wait = self.wait_source = self.error = self.error_type = None
+        for tell in self.listeners.attempt_started:
+            tell(self, attempt)
+
+    def adopt(self, generation: int, sent: float) -> Attempt:
+        """The first attempt was let through the short way (``Breaker.enter``), before anyone knew of this operation."""
+        attempt = self._prepare()
+        attempt.granted, attempt.generation = True, generation
+        self.started = sent
+        self._bound()
+        attempt.deadline = self.deadline
+        self._start(attempt, sent)
+        return attempt
+
+    def returned(self, attempt: Attempt) -> None:
+        """The client has returned or raised."""
+        for tell in self.listeners.attempt_returned:
+            tell(self, attempt)
 
     def succeed(self, facts: Facts | None = None) -> None:
         """The attempt, and with it the operation, has its complete result."""
         if facts:
             self.facts.update(facts)
-        if self._end_attempt(SUCCESS):
+        if self._end_attempt(SUCCESS) and not self.target.budget.is_full:
             self.target.budget.deposit()
         self._end()
 
@@ -163,19 +185,41 @@ class Operation:
             return
         self.error_type = verdict.error_type
         self.wait, self.wait_source, self.gave_up = self._decide(verdict, final)
-        if self.wait is None:
+        if self.wait is not None:
+            self._schedule(error)
+        elif not self._may_fall_back(error, verdict):
             self._end()
-        elif self.attempt is not None:
-            self.error = error
-            self.listener.retry_scheduled(self, self.attempt)
+
+    def turns_down(self, result: Any) -> bool:
+        """Whether the policy wants another attempt instead of this result, and there will be one."""
+        if not self._ask(self.target.policy.retry.on_result, result):
+            return False
+        wait, source, self.gave_up = self._decide(_UNWANTED, final=False)
+        if wait is None:
+            return False
+        self._end_attempt(_UNWANTED)
+        self.error_type, self.wait, self.wait_source = _UNWANTED.error_type, wait, source
+        self._schedule(UnwantedResultError(result))
+        return True
 
     def abandon(self, reason: GaveUp, error_type: str | None = None) -> None:
-        """The retry that was decided on is not going to be made. Does nothing while an attempt or stream runs."""
-        if self.wait is not None:
-            self.gave_up, self.error_type = reason, error_type or self.error_type
-            self._end()
+        """The attempt that was to come is not going to be made. Does nothing while an attempt or stream runs."""
+        if self._next is not None:
+            release(self.target, self._next, self.clock())
+            self._next = None
+        elif self.wait is None:
+            return
+        error = self.error
+        self.gave_up, self.error_type, self.wait = reason, error_type or self.error_type, None
+        if reason is not GaveUp.INACTIVE or error is None or not self._may_fall_back(error, None):
+            self._end_with(error)
 
-    # -- streams -------------------------------------------------------------------------------------------------
+    @property
+    def turn(self) -> Any:
+        """The place in the bulkhead's queue that is waited in; None elsewhere."""
+        return self._next.turn if self._next is not None else None
+
+    # -- streams -----------------------------------------------------------------------------------------------------
 
     def item(self) -> None:
         """An item of the stream has arrived."""
@@ -183,81 +227,148 @@ class Operation:
         self.items += 1
         if self.items == 1:
             self.first_item_at = self.last_item_at
-            self.listener.first_chunk(self)
+            for tell in self.listeners.first_chunk:
+                tell(self)
 
     def close(self) -> None:
         """The app stopped reading before the end: no failure; no proof of health either if nothing had come."""
         self._end_attempt(SUCCESS if self.items else Verdict(Weight.IGNORED))
         self._end()
 
-    # -- limits --------------------------------------------------------------------------------------------------
+    # -- fallback ----------------------------------------------------------------------------------------------------
+
+    def fell_back(self, error: BaseException | None, live: Operation | None = None) -> None:
+        """The app gets something else than this operation's error; or ``error``, if that failed too."""
+        if self.fallback is not None:
+            self.fallback_type = self.fallback.kind
+            self.fallback = None
+        named = live.error_type if live is not None else None  # as its client names it
+        self.error_type = None if error is None else named or type(error).__name__
+        if live is not None and error is None:
+            self.live = live
+        self._end()
+
+    def _may_fall_back(self, error: BaseException, verdict: Verdict | None) -> bool:
+        """Set ``fallback`` if it is for this. ``verdict``: None if the call was refused."""
+        fallback = self.target.policy.fallback
+        if fallback is None or not self.can_fall_back or not isinstance(error, Exception):
+            return False
+        if isinstance(error, UnwantedResultError):  # the app gets the result
+            return False
+        speaks = verdict is None or verdict.weight is Weight.FAILURE or verdict.retry is not Retry.NEVER
+        if self._ask(lambda failure: fallback.covers(failure, speaks_of_the_target=speaks), error):
+            self.fallback = fallback
+        return self.fallback is not None
+
+    # -- limits ------------------------------------------------------------------------------------------------------
 
     @property
     def remaining(self) -> float:
         """Seconds left until the deadline; may be negative."""
-        return self.started + self.target.policy.deadline - self.clock()
+        return self.deadline - self.clock()
 
     @property
     def attempt_timeout(self) -> float | None:
         """The longest the client may take for an attempt begun now, in seconds; None for its own timeout."""
-        policy = self.target.policy
-        if not policy.strict_deadline:
-            return policy.timeout
-        remaining = max(self.remaining, 0.001)  # 0 would mean "no limit" to some clients
-        return remaining if policy.timeout is None else min(policy.timeout, remaining)
+        timeout = self.target.policy.timeout
+        if self.cut_at == math.inf:
+            return timeout
+        left = max(self.cut_at - self.clock(), 0.001)  # 0 would mean "no limit" to some clients
+        return left if timeout is None else min(timeout, left)
 
     @property
     def most_attempts(self) -> int:
-        """How many attempts this operation may make."""
+        """How many attempts this operation may make; those that a rate limiter turned away may not count."""
         return self.target.policy.retry.attempts if self.call.attempts is None else self.call.attempts
 
-    # -- decisions -----------------------------------------------------------------------------------------------
+    # -- decisions ---------------------------------------------------------------------------------------------------
 
     def _decide(self, verdict: Verdict, final: bool) -> tuple[float | None, str | None, GaveUp | None]:
         """(wait, its source, None) for a retry; (None, None, reason) for none."""
-        refusal = GaveUp.STREAM_STARTED if final else self._refusal(verdict)
+        target = self.target
+        # The breaker learns the rate and keeps to it: then being turned away is no reason to give up.
+        is_free = verdict.rate_limited and self.call.attempts is None and target.breaker.forgives_rate_limits
+        refusal = GaveUp.STREAM_STARTED if final else self._refusal(verdict, is_free)
         if refusal is not None:
             return None, None, refusal
-        wait = full_jitter(self.target.policy.retry, self.attempts, _rng)
+        self._free_attempts += is_free
+        failures = self._free_attempts if is_free else self.attempts - self._free_attempts
+        wait = self._last_backoff = backoff(target.policy.retry, failures, self._last_backoff, target.rng)
         source = "backoff"
         if verdict.hint:
             # The jitter on top keeps those who were told the same from coming back together.
             wait, source = verdict.hint + wait, "server"
         if wait >= self.remaining:
             return None, None, GaveUp.HINT_TOO_LONG if source == "server" else GaveUp.DEADLINE
-        if not self.target.budget.withdraw():
+        if not is_free and not target.budget.withdraw():
             return None, None, GaveUp.BUDGET
         return wait, source, None
 
-    def _refusal(self, verdict: Verdict) -> GaveUp | None:
+    def _refusal(self, verdict: Verdict, is_free: bool) -> GaveUp | None:
         if verdict.retry is Retry.NEVER:
             return GaveUp.NOT_RETRYABLE
         if verdict.retry is Retry.IF_REPLAY_SAFE and not self.call.replay_safe:
             return GaveUp.NOT_REPLAY_SAFE
         if self.items:
             return GaveUp.STREAM_STARTED
-        if self.attempts >= self.most_attempts:
+        if not is_free and self.attempts - self._free_attempts >= self.most_attempts:
             return GaveUp.ATTEMPTS
-        if self.target.breaker.would_reject():
+        if not self.target.breaker.may_retry(verdict, self.clock()):
             return GaveUp.BREAKER
         return None
 
     def _classify(self, error: BaseException) -> Verdict:
         if not isinstance(error, Exception):  # cancelled, interrupted, generator closed: nobody's fault
-            return Verdict(Weight.IGNORED, error_type=type(error).__name__)
+            return self._classify_interruption(type(error).__name__)
         try:
-            return self.call.client.classify(error)
+            verdict = self.call.client.classify(error)
         except Exception:
             _log.warning("stormproof could not classify %s; it is not retried", type(error).__name__, exc_info=True)
-            return Verdict(Weight.IGNORED, error_type=type(error).__name__)
+            verdict = Verdict(Weight.IGNORED, error_type=type(error).__name__)
+        on = self.target.policy.retry.on
+        wanted = None if on is None else self._ask(on, error, otherwise=None)
+        return verdict if wanted is None else replace(verdict, retry=Retry.ALWAYS if wanted else Retry.NEVER)
 
-    def _refused(self) -> BaseException:
+    def _classify_interruption(self, name: str) -> Verdict:
+        elapsed = self.clock() - self.attempt.started if self.attempt is not None and not self.items else 0.0
+        if name in _CANCELLED and elapsed > self.target.policy.breaker.slow_after:
+            # asyncio.wait_for around the call: the app has lost patience, and that late it is the server's fault.
+            return Verdict(Weight.FAILURE, error_type=name, timed_out=True)
+        return Verdict(Weight.IGNORED, error_type=name)
+
+    def _ask(self, predicate: Any, about: Any, otherwise: Any = False) -> Any:
+        """What a function of the user's says; ``otherwise`` if it raises, which is logged."""
+        try:
+            return predicate(about)
+        except Exception:
+            if not self.target.has_bad_predicate:
+                self.target.has_bad_predicate = True
+                _log.warning("a predicate of the policy of %s failed; it is not heard", self.target.name, exc_info=True)
+            return otherwise
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _schedule(self, error: BaseException) -> None:
+        self.error = error
+        for tell in self.listeners.retry_scheduled:
+            tell(self, self.attempt)
+
+    def _refused(self, refusal: Refusal) -> BaseException:
+        if self._next is not None:
+            release(self.target, self._next, self.clock())
+            self._next = None
         if self.error is not None:  # the breaker opened between two attempts: the real error says more
-            error, self.gave_up = self.error, GaveUp.BREAKER
+            error, self.gave_up, self.wait = self.error, refusal.gave_up, None
         else:
-            error, self.error_type = self.call.client.circuit_open_error(self.call, self.target), CIRCUIT_OPEN
-        self._end()
+            error, self.error_type = self.call.client.refused_error(self.call, self.target, refusal), refusal.value
+        if not self._may_fall_back(error, None):
+            self._end_with(error)
         return error
+
+    def _end_with(self, error: BaseException | None) -> None:
+        if isinstance(error, UnwantedResultError) and self.error_type == _UNWANTED.error_type:
+            self.error_type = None  # the app gets the result: better than none
+        self._end()
 
     def _end_attempt(self, verdict: Verdict) -> bool:
         """Settle the running attempt; False if it was settled before."""
@@ -265,10 +376,16 @@ class Operation:
         if attempt is None or attempt.verdict is not None:
             return False
         attempt.verdict = verdict
-        attempt.ended = self.clock()
+        now = attempt.ended = self.clock()
+        answered = self.first_item_at if self.items else now
         # The breaker first: its change is caused by the attempt, whose span must still be open to be linked to.
-        self.target.breaker.settle(attempt.permit, verdict.weight, cause=attempt)
-        self.listener.attempt_ended(self, attempt)
+        self.target.breaker.settle(attempt, verdict, now, answered - attempt.started)
+        if attempt.is_inside:
+            release(self.target, attempt, now)
+        for tell in self.listeners.attempt_ended:
+            tell(self, attempt)
+        if verdict.weight is Weight.FAILURE:
+            self.target.last_error = LastError(verdict.error_type or "_OTHER", now, attempt.trace_id)
         return True
 
     def _end(self) -> None:
@@ -276,4 +393,5 @@ class Operation:
             self.is_over = True
             self.wait = self.error = None  # no traceback is kept alive
             self.ended = self.clock()
-            self.listener.operation_ended(self)
+            for tell in self.listeners.operation_ended:
+                tell(self)

@@ -32,6 +32,8 @@ class Verdict:
         error_type: low-cardinality name for ``error.type``; None on success.
         status: the HTTP status (int) or gRPC code name (str) that was answered, if any.
         hint: seconds the server asked to wait (``Retry-After`` and its kin), if any.
+        timed_out: the server did not answer in time: it may be dead, or only busy.
+        rate_limited: the server is well and says that this caller asks too often.
     """
 
     weight: Weight
@@ -39,6 +41,8 @@ class Verdict:
     error_type: str | None = None
     status: int | str | None = None
     hint: float | None = None
+    timed_out: bool = False
+    rate_limited: bool = False
 
 
 SUCCESS = Verdict(Weight.SUCCESS)
@@ -51,9 +55,31 @@ class GaveUp(enum.Enum):
     BUDGET = "budget"
     DEADLINE = "deadline"
     BREAKER = "breaker"
+    BULKHEAD = "bulkhead"
+    RATE_LIMIT = "rate_limit"
     NOT_RETRYABLE = "not_retryable"
     NOT_REPLAY_SAFE = "not_replay_safe"
     STREAM_STARTED = "stream_started"
     HINT_TOO_LONG = "hint_too_long"
     CANCELLED = "cancelled"  # while waiting
     INACTIVE = "inactive"  # stamina.set_active(False), or stamina's test mode stopped the loop
+
+
+class Refusal(enum.Enum):
+    """Who did not let a call through to the network; the ``error.type`` of a call that was never sent."""
+
+    CIRCUIT_OPEN = "circuit_open"
+    BULKHEAD_FULL = "bulkhead_full"
+    RATE_LIMITED = "rate_limited"
+
+    @property
+    def gave_up(self) -> GaveUp:
+        """The same, said of a retry."""
+        return _GAVE_UP[self]
+
+
+_GAVE_UP = {
+    Refusal.CIRCUIT_OPEN: GaveUp.BREAKER,
+    Refusal.BULKHEAD_FULL: GaveUp.BULKHEAD,
+    Refusal.RATE_LIMITED: GaveUp.RATE_LIMIT,
+}

@@ -5,17 +5,25 @@ Sync and async share every decision (:class:`Operation`); they differ in how an 
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+from stormproof.resilience import deadline, waiting
+from stormproof.resilience.attempt import Attempt
+from stormproof.resilience.breaker import NOT_CALM
 from stormproof.resilience.call import Call
 from stormproof.resilience.clock import Clock
-from stormproof.resilience.events import Listener
+from stormproof.resilience.deadline import bounding, bounding_async
+from stormproof.resilience.events import Fanout
+from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.loop import is_active, retry_loop
-from stormproof.resilience.operation import Attempt, Operation
+from stormproof.resilience.operation import Operation, UnwantedResultError
 from stormproof.resilience.outcome import GaveUp
-from stormproof.resilience.targets import Targets
+from stormproof.resilience.targets import Target, Targets
 
 _log = logging.getLogger("stormproof")
 
@@ -25,36 +33,126 @@ T = TypeVar("T")
 Send = Callable[[Operation, Attempt], T]
 AsyncSend = Callable[[Operation, Attempt], Awaitable[T]]
 
+_PORTS = {"http": 80, "https": 443}
+
 
 class Runner:
     """Runs calls against their targets. Safe for concurrent use by threads and tasks."""
 
-    def __init__(self, targets: Targets, listener: Listener, clock: Clock) -> None:
-        self._targets = targets
-        self._listener = listener
+    def __init__(self, targets: Targets, listeners: Fanout, clock: Clock) -> None:
+        self.targets = targets
+        self.listeners = listeners
         self._clock = clock
+
+    def is_enabled(self, call: Call) -> bool:
+        """Whether its policy wants this call to be protected at all."""
+        return self.targets.get(call.client.system, call.host, call.port).policy.enabled
 
     def begin(self, call: Call) -> Operation:
         """The operation of this call; to be handed to ``run`` or ``run_async``."""
-        return Operation(call, self._targets.get(call.client.system, call.host, call.port), self._listener, self._clock)
+        target = self.targets.get(call.client.system, call.host, call.port)
+        return Operation(call, target, self.listeners, self._clock)
 
     def capture(self) -> Any:
         """The caller's telemetry context, for ``Call.parent`` of a call that begins later."""
-        return self._listener.capture()
+        return self.listeners.capture()
 
     def after_fork(self) -> None:
         """Start afresh in a forked child: closed breakers, full budgets, no counts of the parent's."""
-        self._targets.after_fork()
-        self._listener.after_fork()
+        self.targets.after_fork()
+        self.listeners.after_fork()
+
+    def call(self, call: Call, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Run a function under its target's protection.
+
+        A call that nobody watches and that succeeds goes a short way: an operation is made of it only once it has
+        failed. It costs a fifth of the whole way (``benchmarks/core.py``).
+        """
+        target = self.targets.get(call.client.system, call.host, call.port)
+        sent = self._clock()
+        generation = target.breaker.enter(sent) if target.is_simple and self.listeners.is_idle else NOT_CALM
+        if generation == NOT_CALM:
+            return self.run(self.begin(call), _sending(function, args, kwargs))
+        token = deadline.enter(*target.bounds(sent)) if call.nests else None
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            failure = error
+        else:
+            target.succeeded(generation, sent, self._clock())
+            return result
+        finally:
+            if token is not None:
+                deadline.leave(token)
+        try:
+            operation = self._adopt(call, target, generation, sent, failure)
+            send = _sending(function, args, kwargs)
+            return self._after_failure(operation, bounding(send) if call.nests else send, failure)
+        finally:
+            del failure
+
+    async def call_async(self, call: Call, function: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
+        """As :meth:`call`."""
+        target = self.targets.get(call.client.system, call.host, call.port)
+        sent = self._clock()
+        generation = target.breaker.enter(sent) if target.is_simple and self.listeners.is_idle else NOT_CALM
+        if generation == NOT_CALM:
+            return await self.run_async(self.begin(call), _sending(function, args, kwargs))
+        token = deadline.enter(*target.bounds(sent)) if call.nests else None
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            failure = error
+        else:
+            target.succeeded(generation, sent, self._clock())
+            return result
+        finally:
+            if token is not None:
+                deadline.leave(token)
+        try:
+            operation = self._adopt(call, target, generation, sent, failure)
+            send = _sending(function, args, kwargs)
+            return await self._after_failure_async(operation, bounding_async(send) if call.nests else send, failure)
+        finally:
+            del failure
+
+    def _adopt(self, call: Call, target: Target, generation: int, sent: float, error: BaseException) -> Operation:
+        """The operation of a call whose first attempt went the short way and failed."""
+        operation = Operation(call, target, self.listeners, self._clock)
+        operation.adopt(generation, sent)
+        operation.fail(error)
+        return operation
 
     def run(self, operation: Operation, send: Send[T]) -> T:
-        """The result of the first attempt that succeeds, or the last error. Result and error are the client's own."""
+        """The result of the first attempt that succeeds, or the last error. Result and error are the client's own.
+
+        A policy's ``on_result`` and ``fallback`` are the two ways to something else, both chosen by the user.
+        """
+        if operation.call.nests:
+            send = bounding(send)
         try:
             return _attempt(operation, send)
-        except Exception:
+        except Exception as error:
+            failure = error
+        try:  # outside of the handler: the next error is not to be chained to this one
+            return self._after_failure(operation, send, failure)
+        finally:
+            del failure  # its traceback refers to this frame
+
+    def _after_failure(self, operation: Operation, send: Send[T], error: BaseException) -> T:
+        try:
             if not _may_retry(operation):
+                raise error
+            return self.resume(operation, send)
+        except UnwantedResultError as unwanted:
+            result: T = unwanted.result
+            return result
+        except Exception as last:
+            if operation.fallback is None:
                 raise
-        return self.resume(operation, send)
+            return self._fall_back(operation, operation.fallback, send, last)
+        finally:
+            del error
 
     def resume(self, operation: Operation, send: Send[T]) -> T:
         """Go on after an attempt that failed and is to be retried (``operation.wait`` is set)."""
@@ -73,12 +171,31 @@ class Runner:
 
     async def run_async(self, operation: Operation, send: AsyncSend[T]) -> T:
         """As :meth:`run`."""
+        if operation.call.nests:
+            send = bounding_async(send)
         try:
             return await _attempt_async(operation, send)
-        except Exception:
+        except Exception as error:
+            failure = error
+        try:
+            return await self._after_failure_async(operation, send, failure)
+        finally:
+            del failure
+
+    async def _after_failure_async(self, operation: Operation, send: AsyncSend[T], error: BaseException) -> T:
+        try:
             if not _may_retry(operation):
+                raise error
+            return await self.resume_async(operation, send)
+        except UnwantedResultError as unwanted:
+            result: T = unwanted.result
+            return result
+        except Exception as last:
+            if operation.fallback is None:
                 raise
-        return await self.resume_async(operation, send)
+            return await self._fall_back_async(operation, operation.fallback, send, last)
+        finally:
+            del error
 
     async def resume_async(self, operation: Operation, send: AsyncSend[T]) -> T:
         """As :meth:`resume`."""
@@ -94,6 +211,62 @@ class Runner:
             _give_up(operation, error)
             raise
         raise AssertionError("stamina's loop ended without a result or an error")
+
+    # -- fallback ----------------------------------------------------------------------------------------------------
+
+    def _fall_back(self, operation: Operation, fallback: Fallback, send: Send[T], error: Exception) -> T:
+        live = None
+        try:
+            if fallback.endpoint is not None:
+                live = self._elsewhere(operation, fallback.endpoint, fallback.headers)
+                result = self.run(live, send)
+            else:
+                result = fallback.value if fallback.function is None else fallback.function(error)
+        except BaseException as failure:
+            operation.fell_back(failure, live)
+            raise
+        operation.fell_back(None, live)
+        return result
+
+    async def _fall_back_async(
+        self, operation: Operation, fallback: Fallback, send: AsyncSend[T], error: Exception
+    ) -> T:
+        live = None
+        try:
+            if fallback.endpoint is not None:
+                live = self._elsewhere(operation, fallback.endpoint, fallback.headers)
+                result = await self.run_async(live, send)
+            else:
+                result = fallback.value if fallback.function is None else fallback.function(error)
+                if inspect.isawaitable(result):
+                    result = await result
+        except BaseException as failure:
+            operation.fell_back(failure, live)
+            raise
+        operation.fell_back(None, live)
+        return result
+
+    def _elsewhere(self, operation: Operation, endpoint: str, headers: Mapping[str, str]) -> Operation:
+        """The same call to another target, which has no further one to fall back to."""
+        url = urlsplit(endpoint)
+        call = replace(
+            operation.call,
+            host=url.hostname or "unknown",
+            port=url.port or _PORTS.get(url.scheme, 0),
+            endpoint=endpoint,
+            headers=headers,
+            parent=operation.context,
+        )
+        elsewhere = self.begin(call)
+        elsewhere.can_fall_back = False
+        return elsewhere
+
+
+def _sending(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Send[T]:
+    def send(operation: Operation, attempt: Attempt) -> T:
+        return function(*args, **kwargs)
+
+    return send
 
 
 def _may_retry(operation: Operation) -> bool:
@@ -118,29 +291,61 @@ def _wait_after(operation: Operation) -> float | bool:
 
 
 def _attempt(operation: Operation, send: Send[T]) -> T:
-    attempt = operation.begin_attempt()
+    wait = operation.admit(waiting.ThreadTurn)
+    if wait:
+        _await_turn(operation, wait)
+    attempt: Attempt = operation.attempt  # type: ignore[assignment]  # it has been let through
     try:
         result = send(operation, attempt)
     except BaseException as error:
-        operation.listener.attempt_returned(operation, attempt)
+        operation.returned(attempt)
         operation.fail(error)
         raise
-    operation.listener.attempt_returned(operation, attempt)
+    operation.returned(attempt)
     _take(operation, result)
     return result
+
+
+def _await_turn(operation: Operation, wait: float) -> None:
+    try:
+        while wait:
+            if operation.turn is None:
+                waiting.pause(wait)
+            else:
+                operation.turn.wait(wait)
+            wait = operation.admit(waiting.ThreadTurn)
+    except BaseException as error:  # who is interrupted stands in no line any more; a refusal has left it already
+        operation.abandon(GaveUp.CANCELLED, type(error).__name__)
+        raise
 
 
 async def _attempt_async(operation: Operation, send: AsyncSend[T]) -> T:
-    attempt = operation.begin_attempt()
+    wait = operation.admit(waiting.TaskTurn)
+    if wait:
+        await _await_turn_async(operation, wait)
+    attempt: Attempt = operation.attempt  # type: ignore[assignment]  # it has been let through
     try:
         result = await send(operation, attempt)
     except BaseException as error:
-        operation.listener.attempt_returned(operation, attempt)
+        operation.returned(attempt)
         operation.fail(error)
         raise
-    operation.listener.attempt_returned(operation, attempt)
+    operation.returned(attempt)
     _take(operation, result)
     return result
+
+
+async def _await_turn_async(operation: Operation, wait: float) -> None:
+    try:
+        while wait:
+            if operation.turn is None:
+                await waiting.pause_task(wait)
+            else:
+                await operation.turn.wait(wait)
+            wait = operation.admit(waiting.TaskTurn)
+    except BaseException as error:  # who is interrupted stands in no line any more; a refusal has left it already
+        operation.abandon(GaveUp.CANCELLED, type(error).__name__)
+        raise
 
 
 def _take(operation: Operation, result: object) -> None:
@@ -148,9 +353,12 @@ def _take(operation: Operation, result: object) -> None:
     call = operation.call
     try:
         if call.client.is_open(call, result):
+            operation.can_fall_back = False  # the app has its answer's beginning
             return
         facts = call.client.response_facts(call, result)
     except Exception:
         _log.warning("stormproof could not read a result of %s", call.client.system, exc_info=True)
         facts = {}
+    if operation.target.policy.retry.on_result is not None and operation.turns_down(result):
+        raise operation.error  # type: ignore[misc]  # set with the decision
     operation.succeed(facts)

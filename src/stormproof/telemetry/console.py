@@ -81,6 +81,9 @@ def _drawn(span: ReadableSpan, attempts: list[ReadableSpan]) -> list[str]:
     tokens = sum(_number(attributes.get(names.FACTS[fact])) for fact in ("input_tokens", "output_tokens"))
     if tokens:
         line += f"  {tokens:g} tok"
+    queued = _number(attributes.get(names.ADMISSION_DELAY))
+    if queued:
+        line += f"  let through after {_time(queued)}"
     if len(attempts) == 1 and not _failed(attempts[0]):
         return [line]
     attempts = sorted(attempts, key=lambda attempt: attempt.start_time or 0)

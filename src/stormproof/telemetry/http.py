@@ -11,7 +11,7 @@ from opentelemetry import context as otel_context
 from opentelemetry.trace import Span
 
 from stormproof.notice import say_once
-from stormproof.resilience.operation import Attempt
+from stormproof.resilience.attempt import Attempt
 from stormproof.telemetry import names
 from stormproof.telemetry.spans import ATTEMPT_KEY
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumber, get_logger
 
+from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.breaker import State, StateChange
 from stormproof.resilience.events import Listener
-from stormproof.resilience.operation import Attempt, Operation
+from stormproof.resilience.operation import Operation
 from stormproof.resilience.targets import Target
 from stormproof.telemetry import names
-from stormproof.telemetry.spans import breaker_attributes, identity, retry_attributes
+from stormproof.telemetry.spans import breaker_attributes, breaker_context, identity, retry_attributes
 
 _SEVERITIES = {
     State.OPEN: SeverityNumber.ERROR,
@@ -51,8 +52,7 @@ class Logs(Listener):
     def breaker_changed(self, target: Target, change: StateChange) -> None:
         severity = _SEVERITIES.get(change.state, SeverityNumber.INFO)
         body = f"circuit breaker of {change.breaker}: {change.previous.value} → {change.state.value} ({change.reason})"
-        context = getattr(change.cause, "context", None)
-        self._emit(names.BREAKER_CHANGED, severity, body, breaker_attributes(change), context)
+        self._emit(names.BREAKER_CHANGED, severity, body, breaker_attributes(change), breaker_context(change))
 
     def _emit(self, event: str, severity: SeverityNumber, body: str, attributes: Any, context: Any) -> None:
         self._logger.emit(

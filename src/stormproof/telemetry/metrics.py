@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
 from opentelemetry.util.types import AttributeValue
 
+from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.breaker import State
+from stormproof.resilience.bulkhead import Bulkhead
 from stormproof.resilience.events import Listener
-from stormproof.resilience.operation import Attempt, Operation
+from stormproof.resilience.operation import Operation
 from stormproof.resilience.targets import Target
 from stormproof.telemetry import names
 from stormproof.telemetry.spans import identity
@@ -29,6 +31,7 @@ class Metrics(Listener):
         self._targets: Iterable[Target] = targets
         self._lock = threading.Lock()
         self._operations: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
+        self._fallbacks: dict[tuple[str, str, str], int] = {}  # by target, type and outcome
         self._attempt_duration = _seconds(
             meter, names.ATTEMPT_DURATION, "Duration of one attempt.", names.ATTEMPT_BUCKETS
         )
@@ -51,21 +54,23 @@ class Metrics(Listener):
             "Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=names.GEN_AI_TOKEN_BUCKETS,
         )
-        meter.create_observable_counter(
-            names.OPERATIONS, [self._observe_operations], "{operation}", "Operations by outcome and attempts."
-        )
-        meter.create_observable_gauge(
-            names.RETRY_BUDGET, [self._observe_budgets], "1", "Share of the retry budget that is left."
-        )
-        meter.create_observable_up_down_counter(
-            names.BREAKER_STATUS, [self._observe_states], "1", "1 for the state the breaker is in, 0 for the others."
-        )
-        meter.create_observable_counter(
-            names.BREAKER_TRANSITIONS, [self._observe_transitions], "{transition}", "Changes of a breaker's state."
-        )
-        meter.create_observable_counter(
-            names.BREAKER_CALLS, [self._observe_calls], "{call}", "Calls as the breaker counted them."
-        )
+        self._make_observables(meter)
+
+    def _make_observables(self, meter: Meter) -> None:
+        counter, gauge = meter.create_observable_counter, meter.create_observable_gauge
+        up_down = meter.create_observable_up_down_counter
+        counter(names.OPERATIONS, [self._observe_operations], "{operation}", "Operations by outcome and attempts.")
+        gauge(names.RETRY_BUDGET, [self._observe_budgets], "1", "Share of the retry budget that is left.")
+        up_down(names.BREAKER_STATUS, [self._observe_states], "1", "1 for the breaker's state, 0 for the others.")
+        counter(names.BREAKER_TRANSITIONS, [self._observe_transitions], "{transition}", "Changes of a breaker's state.")
+        counter(names.BREAKER_CALLS, [self._observe_calls], "{call}", "Calls as the breaker counted them.")
+        gauge(names.BREAKER_RATE, [self._observe_rates], "{call}/s", "Calls let through while half-open and paced.")
+        up_down(names.BREAKER_QUEUE, [self._observe_lines], "{call}", "Calls that wait for a paced breaker.")
+        up_down(names.BULKHEAD_IN_FLIGHT, [self._observe_inside], "{call}", "Calls inside the bulkhead.")
+        up_down(names.BULKHEAD_QUEUE, [self._observe_queues], "{call}", "Calls that wait for the bulkhead.")
+        counter(names.BULKHEAD_CALLS, [self._observe_bulkheads], "{call}", "Calls at the bulkhead, by what it did.")
+        counter(names.RATE_LIMIT_CALLS, [self._observe_limits], "{call}", "Calls at the rate limit, by what it did.")
+        counter(names.FALLBACK_CALLS, [self._observe_fallbacks], "{call}", "Calls that ended in a fallback.")
 
     def watch(self, targets: Iterable[Target]) -> None:
         """Observe these from now on. A provider keeps its first callbacks for ever: ours outlive an uninstrument()."""
@@ -74,6 +79,7 @@ class Metrics(Listener):
     def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._operations = {}
+        self._fallbacks = {}
 
     # -- recorded as it happens --------------------------------------------------------------------------------------
 
@@ -94,6 +100,8 @@ class Metrics(Listener):
         if operation.error_type is not None:
             attributes[names.ERROR_TYPE] = operation.error_type
         self._count(operation, attributes)
+        if operation.fallback_type is not None:
+            self._count_fallback(operation, operation.fallback_type)
         duration = operation.ended - operation.started
         if operation.call.client.system in names.DATABASES:
             if "collection" in operation.call.facts:
@@ -131,6 +139,12 @@ class Metrics(Listener):
             key = _OVERFLOW
         self._operations[key] = self._operations.get(key, 0) + 1
 
+    def _count_fallback(self, operation: Operation, fallback_type: str) -> None:
+        outcome = "success" if operation.error_type is None else "failure"
+        key = (operation.target.name, fallback_type, outcome)
+        with self._lock:
+            self._fallbacks[key] = self._fallbacks.get(key, 0) + 1
+
     # -- read at collection time -------------------------------------------------------------------------------------
 
     def _observe_operations(self, _: CallbackOptions) -> Iterable[Observation]:
@@ -167,6 +181,43 @@ class Metrics(Listener):
             Observation(count, {names.BREAKER_NAME: target.name, names.BREAKER_OUTCOME: outcome})
             for target in self._targets
             for outcome, count in target.breaker.calls.items()
+        ]
+
+    def _observe_rates(self, _: CallbackOptions) -> Iterable[Observation]:
+        rates = ((target.name, target.breaker.rate) for target in self._targets)
+        return [Observation(rate, {names.BREAKER_NAME: name}) for name, rate in rates if rate is not None]
+
+    def _observe_lines(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(target.breaker.waiting, {names.BREAKER_NAME: target.name}) for target in self._targets]
+
+    def _observe_inside(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(bulkhead.in_flight, {names.TARGET_NAME: name}) for name, bulkhead in self._bulkheads()]
+
+    def _observe_queues(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(bulkhead.queued, {names.TARGET_NAME: name}) for name, bulkhead in self._bulkheads()]
+
+    def _observe_bulkheads(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(count, {names.TARGET_NAME: name, names.BULKHEAD_OUTCOME: outcome})
+            for name, bulkhead in self._bulkheads()
+            for outcome, count in bulkhead.calls.items()
+        ]
+
+    def _bulkheads(self) -> Iterable[tuple[str, Bulkhead]]:
+        return [(target.name, target.bulkhead) for target in self._targets if target.bulkhead is not None]
+
+    def _observe_limits(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(count, {names.TARGET_NAME: target.name, names.RATE_LIMIT_OUTCOME: outcome})
+            for target in self._targets
+            if target.rate_limit is not None
+            for outcome, count in target.rate_limit.calls.items()
+        ]
+
+    def _observe_fallbacks(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(count, {names.TARGET_NAME: name, names.FALLBACK_TYPE: kind, names.FALLBACK_OUTCOME: outcome})
+            for (name, kind, outcome), count in list(self._fallbacks.items())
         ]
 
 

@@ -10,9 +10,11 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.breaker import State, StateChange
 from stormproof.resilience.events import Listener
-from stormproof.resilience.operation import CIRCUIT_OPEN, Attempt, Operation
+from stormproof.resilience.operation import Operation
+from stormproof.resilience.outcome import Refusal
 from stormproof.resilience.targets import Target
 from stormproof.telemetry import names
 
@@ -74,6 +76,7 @@ class Spans(Listener):
             if operation.call.client.system in names.DATABASES:
                 span.set_attribute(names.DB_STATUS, str(status))
         if verdict.error_type is not None:
+            attempt.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
             _mark_failed(span, verdict.error_type)
         span.end()
 
@@ -94,7 +97,7 @@ class Spans(Listener):
             span.set_attributes(_result_attributes(operation))
             if operation.error_type is not None:
                 _mark_failed(span, operation.error_type)
-                if operation.error_type == CIRCUIT_OPEN and operation.target.breaker.opening is not None:
+                if operation.error_type == Refusal.CIRCUIT_OPEN.value and operation.target.breaker.opening is not None:
                     span.add_link(operation.target.breaker.opening)
         span.end()
 
@@ -105,7 +108,7 @@ class Spans(Listener):
             cause.add_event(names.BREAKER_CHANGED, attributes)
         cause_context = cause.get_span_context() if cause is not None else None
         opening = cause_context
-        parent = getattr(change.cause, "context", None) or otel_context.get_current()
+        parent = breaker_context(change)
         if self._breaker_spans and _is_instrumentation_on(parent):
             span = self._tracer(target.system).start_span(
                 names.BREAKER_SPAN.format(state=change.state.value),
@@ -115,7 +118,9 @@ class Spans(Listener):
             )
             span.end()
             opening = span.get_span_context()
-        if change.state is State.OPEN:
+        if change.state is State.CLOSED:
+            target.breaker.opening = None  # what comes later has nothing to do with it
+        elif change.state is not State.HALF_OPEN or change.previous is State.CLOSED:
             target.breaker.opening = opening
 
     def _tracer(self, system: str) -> Tracer:
@@ -158,15 +163,23 @@ def breaker_attributes(change: StateChange) -> dict[str, AttributeValue]:
         names.BREAKER_STATE: change.state.value,
         names.BREAKER_PREVIOUS_STATE: change.previous.value,
         names.BREAKER_REASON: change.reason,
-        names.BREAKER_FAILURES: change.consecutive_failures,
+        names.BREAKER_WINDOW_CALLS: change.window.calls,
+        names.BREAKER_WINDOW_FAILURES: change.window.failures,
+        names.BREAKER_WINDOW_SLOW_CALLS: change.window.slow_calls,
     }
-    attributes.update({f"{names.BREAKER_CALLS}.{outcome}": count for outcome, count in change.calls.items()})
     if change.next_probe:
         attributes[names.BREAKER_NEXT_PROBE] = change.next_probe
+    if change.rate is not None:
+        attributes[names.BREAKER_RATE] = change.rate
     cause: Span | None = getattr(change.cause, "span", None)
     if cause is not None:
         attributes[names.BREAKER_CAUSE_TRACE] = trace.format_trace_id(cause.get_span_context().trace_id)
     return attributes
+
+
+def breaker_context(change: StateChange) -> Context:
+    """Where a change belongs: to the attempt that brought it about, or to whoever asked for one, or did it by hand."""
+    return getattr(change.cause, "context", None) or otel_context.get_current()
 
 
 def _is_instrumentation_on(context: Context) -> bool:
@@ -188,6 +201,9 @@ def _attempt_attributes(operation: Operation, attempt: Attempt) -> dict[str, Att
     if attempt.delay_source is not None:
         attributes[names.RETRY_DELAY] = attempt.delay
         attributes[names.RETRY_DELAY_SOURCE] = attempt.delay_source
+    if attempt.queued_by is not None:
+        attributes[names.ADMISSION_DELAY] = attempt.queued
+        attributes[names.ADMISSION_SOURCE] = attempt.queued_by
     return attributes
 
 
@@ -198,7 +214,11 @@ def _result_attributes(operation: Operation) -> dict[str, AttributeValue]:
     attributes[names.RETRY_TOTAL_DELAY] = operation.total_delay
     attributes[names.BREAKER_NAME] = breaker.name
     attributes[names.BREAKER_STATE] = breaker.state.value
-    if operation.gave_up is not None and operation.error_type is not None:
+    if operation.queued:
+        attributes[names.ADMISSION_DELAY] = operation.queued
+    if operation.fallback_type is not None:
+        attributes[names.FALLBACK_TYPE] = operation.fallback_type
+    if operation.gave_up is not None and (operation.error_type or operation.fallback_type):
         attributes[names.RETRY_GAVE_UP] = operation.gave_up.value
     return attributes
 
