@@ -20,7 +20,7 @@ if not __package__:  # run as a script: the folder above is where ``benchmarks``
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.simulation import bars, report
-from benchmarks.simulation.runs import KNOWN, NO_RETRY, OURS, POLICIES, all_cases, run_all
+from benchmarks.simulation.runs import KNOWN, NO_RETRY, OURS, POLICIES, Results, all_cases, run_all
 from benchmarks.simulation.scenarios import SCENARIOS
 
 # Between these lines of a page stands what was printed.
@@ -63,6 +63,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _text(results: Results, judged: list[bars.Judged], seeds: list[int]) -> str:
+    lines = [f"Means of {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}.", ""]
+    lines += [line for figure in report.HEADINGS for line in report.table(results, figure)]
+    if judged:
+        lines += [f"Bars: what {OURS} has to reach", "", *bars.table(judged), ""]
+    return "\n".join(lines)
+
+
+def _write_into(page: Path, text: str) -> None:
+    before, _, rest = page.read_text().partition(_BEGIN)
+    page.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}")
+
+
 def main() -> int:
     options = _options()
     policies = options.policies
@@ -70,10 +83,7 @@ def main() -> int:
         policies = [*policies, NO_RETRY]  # some bars ask for no less than that
     results = run_all(all_cases(policies, options.scenarios), options.seeds, options.jobs)
     judged = list(bars.judge(results))
-    lines = [line for figure in report.HEADINGS for line in report.table(results, figure)]
-    if judged:
-        lines += [f"Bars for {OURS}, means of {len(options.seeds)} seeds", "", *bars.table(judged)]
-    text = "\n".join(lines) + "\n"
+    text = _text(results, judged, options.seeds)
     print(text)
     if options.json:
         everything = {
@@ -87,10 +97,9 @@ def main() -> int:
 
         draw(results, options.plot)
     if options.docs:
-        before, _, rest = options.docs.read_text().partition(_BEGIN)
-        options.docs.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{rest.partition(_END)[2]}")
-    missed = [one for one in judged if not one.met]
-    print(f"{len(judged) - len(missed)} of {len(judged)} bars met")
+        _write_into(options.docs, text)
+    missed = sum(not one.met for one in judged)
+    print(f"{len(judged) - missed} of {len(judged)} bars met")
     return 1 if missed else 0
 
 

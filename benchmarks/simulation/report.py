@@ -17,7 +17,7 @@ HEADINGS = {
     "success": "Success: calls that succeed, %",
     "load": "Load: attempts for each call (outage: attempts during it for each call that begins in it)",
     "tail": "Tail: calls that succeed once the trouble is over, %",
-    "recovery": "Recovery: seconds after the trouble until 95 % of calls succeed (never: with one seed at least)",
+    "recovery": "Recovery: seconds after the trouble until 95 % of calls succeed",
 }
 
 

@@ -319,7 +319,17 @@ class TestAdaptiveBreaker:
                 return
         raise AssertionError("no probe was let through")
 
-    def test_a_timeout_without_a_sign_of_life_is_not_tried_again(
+    def test_a_lone_caller_has_a_retry_after_a_timeout_for_ten_successes(
+        self, shield: Shield, proxy_of: ProxyOf, driver: Driver
+    ) -> None:
+        proxy = proxy_of(driver.system)
+        driver.use(proxy.url, lambda client: [driver.ask(client) for _ in range(12)])
+        shield.signals.clear()
+        proxy.plan("POST", driver.path, [hang()])
+        driver.call(proxy.url, timeout=driver.timeout)
+        assert get(shield.signals.attempts(), "error.type") == ["ReadTimeout", None]
+
+    def test_without_them_and_without_a_sign_of_life_it_has_none(
         self, shield: Shield, proxy_of: ProxyOf, driver: Driver
     ) -> None:
         shield.again(DEADLINE="1500ms")

@@ -163,8 +163,9 @@ def run(patterns: list[str], jobs: int) -> bool:
     with log.open("w") as file:
         output = None if sys.stdout.isatty() else file
         done = subprocess.run(command, cwd=WORK, stdout=output, stderr=output, check=False)
-    if done.returncode and output:
-        print("\n".join(re.split(r"[\r\n]+", log.read_text())[-60:]))
+    if done.returncode:
+        said = re.split(r"[\r\n]+", log.read_text())[-60:]
+        print(*said, f"mutmut stopped with exit code {done.returncode}; --again goes on from here", sep="\n")
     return done.returncode != 0
 
 

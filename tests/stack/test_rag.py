@@ -99,8 +99,8 @@ def run(
             "QDRANT_URL": proxies["qdrant"].url,
             "RAG_EMBEDDING_MODEL": TINY,
             "RAG_CHAT_MODEL": TINY,
-            # A frozen server costs this much of an attempt. The default breaker would wait for another caller's success
-            # before the retry, and this program has one caller: the classical breaker does not.
+            # A frozen server costs this much of an attempt. The default breaker would not repeat it: this program has
+            # one caller, and too few successes before the first search. The classical one does.
             "STORMPROOF_QDRANT__TIMEOUT": "1s",
             "STORMPROOF_QDRANT__BREAKER__STRATEGY": "window",
         }

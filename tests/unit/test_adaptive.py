@@ -141,6 +141,13 @@ class TestHealth:
         breaker.run(TIMEOUT)
         assert breaker.state() is State.OPEN
 
+    def test_nine_timeouts_and_a_failure_do_not(self) -> None:
+        breaker = adaptive()
+        breaker.run(*[TIMEOUT] * 9, FAILURE)
+        assert breaker.state() is State.CLOSED  # 0.5
+        breaker.fail()
+        assert breaker.state() is State.OPEN
+
     def test_after_a_cut_half_of_it_is_left(self) -> None:
         breaker, running = cut(30)
         end(breaker, running, FAILURE, 7)
@@ -376,6 +383,18 @@ class TestBacklog:
             pass
         assert breaker.breaker.rate == near((1.2 + 0.02 * 5) * delivered + 0.25)
 
+    @pytest.mark.parametrize("ahead", [0.49, 0.51])
+    def test_half_a_second_ahead_is_a_backlog(self, ahead: float) -> None:
+        breaker, delivered = self.limited(2)
+        interval = 1 / math.exp(0.2)
+        breaker.wait(interval - ahead)
+        assert breaker.ask()[1] == near(ahead)
+        if ahead > 0.5:
+            delivered *= math.exp(-(interval - ahead) / TAU)
+            assert breaker.breaker.rate == near(1.2 * delivered + 0.25)
+        else:
+            assert breaker.breaker.rate == near(math.exp(0.2 + 0.1 * interval))
+
     def test_a_short_queue_is_none(self) -> None:
         breaker, _ = cut(60)
         breaker.wait(4)
@@ -555,7 +574,7 @@ class TestSlots:
         end(breaker, running, rate_limited(0.9), 1)
         assert breaker.ask(permit)[1] == near(0.9)
 
-    # A BUG WAS FOUND HERE: ``_forget`` sets the epoch back, so that an old slot's epoch comes round again.
+    # Once a bug: ``_forget`` sets the epoch back, so that an old slot's epoch comes round again.
     def test_a_slot_of_before_a_change_by_hand_is_worth_nothing(self) -> None:
         breaker, running = cut(30)
         permit, _ = breaker.ask()
@@ -714,7 +733,7 @@ class TestOpen:
         assert breaker.state() is State.OPEN
         assert len(breaker.changes) == 1
 
-    # A BUG WAS FOUND HERE: a probe's success counts whenever it comes, also in a later opening.
+    # Once a bug: a probe's success counts whenever it comes, also in a later opening.
     def test_a_late_probe_of_an_earlier_opening_does_not_end_this_one(self) -> None:
         breaker, _ = opened()
         breaker.until_probe()
@@ -1027,7 +1046,7 @@ class TestProofOfLife:
         breaker.wait(1)
         return breaker, breaker.clock() - 1
 
-    @pytest.mark.parametrize(("successes", "retries"), [(0, 0), (9, 0), (11, 1), (21, 2), (31, 3), (100, 3)])
+    @pytest.mark.parametrize(("successes", "retries"), [(0, 0), (9, 0), (11, 1), (19, 1), (21, 2), (31, 3), (100, 3)])
     def test_who_is_alone_has_the_credit_that_successes_have_earned(self, successes: int, retries: int) -> None:
         breaker, sent = self.alone(successes)
         for _ in range(retries):
@@ -1041,6 +1060,13 @@ class TestProofOfLife:
     def test_ten_successes_earn_one_retry(self) -> None:
         breaker, sent = self.alone(10)
         assert self.asking(breaker, sent)[1] == 0.0
+
+    def test_it_is_no_more_than_three_however_many_succeed(self) -> None:
+        breaker, sent = self.alone(100)
+        for _ in range(3):
+            breaker.end(self.asking(breaker, sent)[0], IGNORED)
+        breaker.succeed(8)
+        assert self.asking(breaker, breaker.clock())[1] > 0.0
 
     def test_who_is_not_alone_waits_for_the_others_to_prove_it(self) -> None:
         breaker, sent = self.alone(100)
@@ -1150,7 +1176,20 @@ class TestByHand:
         breaker.breaker.close()
         breaker.go()
 
-    # A BUG WAS FOUND HERE: ``_forget`` lets every result count, also of what was sent before.
+    def test_after_closing_only_the_gate_of_a_straggler_is_in_the_way(self) -> None:
+        breaker, running = cut(1, latency=10.0)
+        slow, wait = breaker.ask()
+        assert wait == near(0.75)
+        breaker.wait(6.5)
+        holder, wait = breaker.ask(slow)
+        assert wait == near(0.5)  # of the seven seconds in which the server was to drain
+        breaker.breaker.close()
+        breaker.end(running.pop(), rate_limited(0.8))
+        assert breaker.state() is State.CLOSED
+        assert breaker.ask()[1] == near(0.8)
+        assert breaker.ask(holder)[1] == near(0.8)
+
+    # Once a bug: ``_forget`` lets every result count, also of what was sent before.
     @pytest.mark.parametrize("by_hand", ["force_open", "disable", "close"])
     def test_what_was_sent_before_moves_nothing_after(self, by_hand: str) -> None:
         breaker, running = stocked()
@@ -1221,7 +1260,7 @@ class TestWhatIsTold:
         assert breaker.changes[1].window == WindowSnapshot(22, 20, 0)
         assert breaker.breaker.snapshot().window == WindowSnapshot(0, 0, 0)
 
-    # A BUG WAS FOUND HERE: slow calls are counted even if they are ignored; then there are more of them than calls.
+    # Once a bug: slow calls are counted even if they are ignored; then there are more of them than calls.
     def test_a_slow_call_that_is_ignored_is_not_in_the_window(self) -> None:
         breaker = adaptive(slow_after=2)
         breaker.run(IGNORED, latency=100)

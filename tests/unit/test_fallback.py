@@ -125,7 +125,7 @@ class TestWhatItIsFor:
 
     def test_one_type_is_as_good_as_a_tuple_of_one(self) -> None:
         """A type can be called too, and what it makes of an error is always true: as a function, it would take all."""
-        fallback = Fallback(value=1, on=ConnectionError)  # type: ignore[arg-type]
+        fallback = Fallback(value=1, on=ConnectionError)
         assert fallback.covers(ConnectionResetError(), speaks_of_the_target=False)
         assert not fallback.covers(TimeoutError(), speaks_of_the_target=True)
 

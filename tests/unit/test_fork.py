@@ -194,7 +194,7 @@ class TestForkInTheMiddleOfCalls:
         assert after["calls"] == {"success": 1}
         assert (after["state"], after["in_flight"], after["inside"], after["budget"]) == ("closed", 0, 0, 1.0)
 
-    # A BUG WAS FOUND HERE: the old target's counts go below zero, by the call that forked.
+    # Once a bug: the old target's counts go below zero, by the call that forked.
     def test_nothing_is_taken_from_what_the_child_never_had(self, found: Any) -> None:
         assert (found["child"]["old"]["in_flight"], found["child"]["old"]["inside"]) == (0, 0)
 

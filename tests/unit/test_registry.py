@@ -151,7 +151,7 @@ class TestKept:
             case "in the line":
                 target.breaker.waiting = 1
             case "in the bulkhead":
-                target.breaker.in_flight = 1
+                target.breaker.enter(clock())
         return targets
 
     def test_it_stays(self, kept: Targets) -> None:

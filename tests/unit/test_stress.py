@@ -393,7 +393,7 @@ print(locked)
 """
 
 
-# A BUG WAS FOUND HERE: an interrupt between ``self._acquire()`` and ``try`` leaves the lock held for ever, and the next
+# Once a bug: an interrupt between ``self._acquire()`` and ``try`` leaves the lock held for ever, and the next
 # call to the target never returns. ``with`` has no such gap.
 def test_ctrl_c_leaves_no_lock_held() -> None:
     """400 of them, each while the lock is taken and freed as fast as can be."""

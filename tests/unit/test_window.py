@@ -189,7 +189,7 @@ class TestFailureRate:
         breaker.fail()
         assert breaker.state() is State.OPEN
 
-    # A BUG WAS FOUND HERE: the ring never holds ``minimum_calls``, so both shares are off without a word.
+    # Once a bug: the ring never holds ``minimum_calls``, so both shares are off without a word.
     def test_a_window_of_fewer_calls_than_the_minimum_is_enough_when_it_is_full(self) -> None:
         """Otherwise ``window=count, size=10`` would switch the shares off, with the default minimum of 20."""
         breaker = window(**ALONE | {"failure_rate": 0.5, "minimum_calls": 20, "window": "count", "size": 10})
@@ -308,7 +308,7 @@ class TestOpening:
         breaker.fail()
         assert breaker.changes[0].next_probe == pytest.approx(90)
 
-    # A BUG WAS FOUND HERE: with a factor of 1e200 (which FACTOR allows) ``open_factor ** openings`` raises
+    # Once a bug: with a factor of 1e200 (which FACTOR allows) ``open_factor ** openings`` raises
     # OverflowError out of ``settle``, into the app's call.
     @pytest.mark.parametrize("factor", [2.0, 1e5, 1e200])
     def test_growth_without_end_does_not_overflow(self, factor: float) -> None:
@@ -554,7 +554,7 @@ class TestByHand:
         assert (breaker.state(), breaker.breaker.calls["failure"]) == (State.DISABLED, 9)
         assert breaker.changes == []
 
-    # A BUG WAS FOUND HERE: ``_by_hand`` forgets before it makes the change, which then tells of an empty window.
+    # Once a bug: ``_by_hand`` forgets before it makes the change, which then tells of an empty window.
     def test_a_change_by_hand_tells_what_had_been_seen(self) -> None:
         breaker = window()
         play(breaker, "f..")

@@ -115,7 +115,7 @@ class Qdrant:
             return status_verdict(error.status_code or 0, error.headers or {}, _SPECIAL_STATUSES)  # type: ignore[attr-defined]
         if name == "ResourceExhaustedResponse":
             hint = float(error.retry_after_s)  # type: ignore[attr-defined]
-            return Verdict(Weight.IGNORED, Retry.ALWAYS, "429", 429, hint)
+            return Verdict(Weight.IGNORED, Retry.ALWAYS, "429", 429, hint, rate_limited=True)
         source = getattr(error, "source", error)
         verdict = error_verdict(source)
         if verdict is not None:

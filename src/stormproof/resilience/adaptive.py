@@ -19,7 +19,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stormproof.resilience.breaker import REFUSED, Breaker, Permit, State, WindowSnapshot
+from stormproof.resilience.breaker import (
+    CLOSED,
+    HALF_OPEN,
+    OPEN,
+    REFUSED,
+    Breaker,
+    Permit,
+    WindowSnapshot,
+)
 from stormproof.resilience.outcome import Verdict, Weight
 
 INF = math.inf
@@ -33,7 +41,7 @@ AFTER_CUT = 7.5
 PROOF_WAIT = 10.0  # s; the longest a retry after a timeout waits for proof of life
 PROOF_POLL = 0.25  # s; asks again after once to three times as long
 
-CREDIT, MOST_CREDIT = 0.1, 3.0  # retries that one success earns for timeouts without proof; as gRPC's token ratio
+CREDIT, MOST_CREDIT = 10, 30  # successes that earn a retry without proof (gRPC's token ratio), and how many are kept
 
 TAU = 6.0  # s; memory of the delivered rate
 CUT_TO = 0.9  # of the delivered rate
@@ -79,7 +87,7 @@ class Adaptive(Breaker):
         self._alive = False  # something has succeeded since the last cut
         self._newest_success = -INF  # when the newest attempt that succeeded was sent
         self._probe_at, self._probe_interval = 0.0, FIRST_PROBE
-        self._credit = 0.0
+        self._credit = 0
         self._gate = -INF
         self._epoch += 1  # who holds a slot of an older one asks again
         self._mark()
@@ -94,7 +102,7 @@ class Adaptive(Breaker):
             wait = self._await_proof(permit, now)
             if wait:
                 return wait
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             self._leave(permit)
             return self._probe(permit, now)
         if (self._rate == INF and now >= self._gate) or (permit.place is _HAS_SLOT and permit.epoch == self._epoch):
@@ -109,10 +117,10 @@ class Adaptive(Breaker):
             permit.after_timeout_of = None
             return 0.0
         permit.proof_until = permit.proof_until or min(now + PROOF_WAIT, permit.deadline)
-        if self.state is State.OPEN or now >= permit.proof_until:
+        if self.state is OPEN or now >= permit.proof_until:
             return REFUSED
-        if self._credit >= 1.0 and self.in_flight == 0 and self._health > RETRY_ABOVE:
-            self._credit -= 1.0
+        if self._credit >= CREDIT and self.in_flight == 0 and self._health > RETRY_ABOVE:
+            self._credit -= CREDIT
             permit.after_timeout_of = None
             return 0.0
         return min(PROOF_POLL * (1.0 + 2.0 * self._rng.random()), permit.proof_until - now + 1e-6)
@@ -174,10 +182,9 @@ class Adaptive(Breaker):
 
     def _end_pacing_if_healthy(self, now: float, cause: Permit) -> None:
         is_ample = self._rate > HEALTHY_FACTOR * self._delivered_rate(now) + HEALTHY_OFFSET
-        if is_ample and self._next_slot <= now:
+        if is_ample and self._next_slot <= now and self._gate <= now:
             self._rate = INF
-            self._change(State.CLOSED, "recovered", cause, now)
-            self._calm_from = self._gate
+            self._change(CLOSED, "recovered", cause, now)
             self._mark()
 
     def _delivered_rate(self, now: float) -> float:
@@ -193,25 +200,26 @@ class Adaptive(Breaker):
                 self._recover(permit, now)
         elif verdict.rate_limited:
             self._limited(permit, now, verdict.hint or 0.0, latency)
-        elif verdict.weight is Weight.FAILURE and self.state is not State.OPEN and permit.sent >= self._ignore_before:
+        elif verdict.weight is Weight.FAILURE and self.state is not OPEN and permit.sent >= self._ignore_before:
             self._health -= TIMEOUT_COST if verdict.timed_out else COST
             if self._health <= 0.0:
                 self._cut(permit, now, latency)
 
     def _is_probe(self, permit: Permit) -> bool:
         """Of this opening: one of an earlier opening that comes back late tells nothing of this one."""
-        return permit.probe and self.state is State.OPEN and permit.generation == self._generation
+        return permit.probe and self.state is OPEN and permit.generation == self._generation
 
     def _succeeded(self, generation: int, sent: float, now: float, slow: bool) -> None:
         # Every healthy call comes this way: as few calls as can be.
         passed = now - self._delivered_at
         self._delivered = self._delivered * (math.exp(-passed / TAU) if passed > 0.0 else 1.0) + 1.0 / TAU
         self._delivered_at = now
-        self._newest_success = max(self._newest_success, sent)
+        if sent > self._newest_success:  # noqa: PLR1730  # max() costs five times as much
+            self._newest_success = sent
         if self._health < FULL:
             self._health = min(FULL, self._health + GAIN)
         if self._credit < MOST_CREDIT:
-            self._credit += CREDIT
+            self._credit += 1
         if sent >= self._ignore_before:
             self._alive = True
 
@@ -222,7 +230,7 @@ class Adaptive(Breaker):
         self._grown_at = self._next_slot = self._ignore_before = now
         self._alive = False
         self._epoch += 1
-        self._change(State.HALF_OPEN, "probe_succeeded", permit, now)
+        self._change(HALF_OPEN, "probe_succeeded", permit, now)
         self._mark()
 
     def _cut(self, permit: Permit, now: float, latency: float) -> None:
@@ -232,7 +240,7 @@ class Adaptive(Breaker):
         if not self._alive:
             self._probe_interval = FIRST_PROBE
             self._schedule_probe(now)
-            self._change(State.OPEN, "nothing_succeeds", permit, now)
+            self._change(OPEN, "nothing_succeeds", permit, now)
             self._mark()
             return
         self._alive = False
@@ -250,9 +258,9 @@ class Adaptive(Breaker):
         if self._is_probe(permit):
             self._recover(permit, now)  # it lives
         self._gate = max(self._gate, now + min(hint, LONGEST_GATE))
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             self._calm_from = self._gate
-        if permit.sent < self._ignore_before or self.state is State.OPEN:
+        if permit.sent < self._ignore_before or self.state is OPEN:
             return
         was_paced = self._rate < INF
         if was_paced:
@@ -268,7 +276,7 @@ class Adaptive(Breaker):
 
     def _begin_pacing(self, reason: str, cause: Any, now: float, was_paced: bool) -> None:
         if not was_paced:
-            self._change(State.HALF_OPEN, reason, cause, now)
+            self._change(HALF_OPEN, reason, cause, now)
             self._mark()
 
     def _schedule_probe(self, now: float) -> None:
@@ -278,14 +286,14 @@ class Adaptive(Breaker):
 
     @property
     def forgives_rate_limits(self) -> bool:
-        return self.state in (State.CLOSED, State.OPEN, State.HALF_OPEN) and not self._policy.observe_only
+        return self.state in (CLOSED, OPEN, HALF_OPEN) and not self._policy.observe_only
 
     @property
     def rate(self) -> float | None:
-        return self._rate if self._rate < INF and self.state is State.HALF_OPEN else None
+        return self._rate if self._rate < INF and self.state is HALF_OPEN else None
 
     def _may_retry(self, verdict: Verdict, now: float) -> bool:
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             return False
         return verdict.timed_out or verdict.rate_limited or self._health > RETRY_ABOVE
 

@@ -58,7 +58,8 @@ def _pass_bulkhead(
 def release(target: Target, attempt: Attempt, now: float) -> None:
     """Give back what the attempt holds: at its end, or because it is not going to be sent. Twice does no harm."""
     if not attempt.granted:
-        target.breaker.withdraw(attempt)
+        if attempt.place is not None:
+            target.breaker.withdraw(attempt)
         return
     if not attempt.settled:
         target.breaker.settle(attempt, _NEVER_SENT, now, 0.0)

@@ -32,6 +32,10 @@ class State(enum.Enum):
     DISABLED = "disabled"
 
 
+# By these names here and in the strategies: to look a member up on its enum costs a call more than the lock does.
+CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED = State
+
+
 @dataclass(frozen=True)
 class WindowSnapshot:
     """What the breaker has seen: in its window, or (adaptive) since its last change of state."""
@@ -162,9 +166,9 @@ class Breaker(ABC):
         """0: granted. Above 0: wait so many seconds and ask again. ``REFUSED``: no."""
         with self._lock:
             state = self.state
-            if state is State.DISABLED:
+            if state is DISABLED:
                 wait = 0.0
-            elif state is State.FORCED_OPEN:
+            elif state is FORCED_OPEN:
                 wait = REFUSED
             else:
                 wait = self._admit(permit, now)
@@ -190,6 +194,14 @@ class Breaker(ABC):
         generation = self._generation
         self._entered()
         return generation
+
+    def turn_away(self, now: float) -> bool:
+        """The short way for a refusal: whether the call is refused, and was counted, without a closer look."""
+        if now >= self._refuses_until:
+            return False
+        with self._lock:
+            self._rejected += 1
+        return True
 
     def leave(self, generation: int, sent: float, now: float) -> None:
         """The short way out, for a call that came in by :meth:`enter` and succeeded."""
@@ -230,16 +242,16 @@ class Breaker(ABC):
                 self._ignored += 1
             if verdict.weight is not Weight.IGNORED and (latency > self._policy.slow_after or verdict.timed_out):
                 self._slow_calls += 1
-            if self.state is not State.DISABLED and self.state is not State.FORCED_OPEN:
+            if self.state is not DISABLED and self.state is not FORCED_OPEN:
                 self._settled(permit, verdict, now, latency)
         if self._changes:
             self._tell()
 
     def may_retry(self, verdict: Verdict, now: float) -> bool:
         """Whether a retry after this failure has a chance. A look without a lock: good enough to skip a wait."""
-        if self.state is State.DISABLED or self._policy.observe_only:
+        if self.state is DISABLED or self._policy.observe_only:
             return True
-        return self.state is not State.FORCED_OPEN and self._may_retry(verdict, now)
+        return self.state is not FORCED_OPEN and self._may_retry(verdict, now)
 
     @property
     def forgives_rate_limits(self) -> bool:
@@ -255,15 +267,15 @@ class Breaker(ABC):
 
     def force_open(self) -> None:
         """Refuse every call until told otherwise."""
-        self._by_hand(State.FORCED_OPEN, "forced_open")
+        self._by_hand(FORCED_OPEN, "forced_open")
 
     def disable(self) -> None:
         """Let every call through and judge none, until told otherwise."""
-        self._by_hand(State.DISABLED, "disabled")
+        self._by_hand(DISABLED, "disabled")
 
     def close(self) -> None:
         """Close, forget what was seen, and decide alone again."""
-        self._by_hand(State.CLOSED, "closed_by_hand")
+        self._by_hand(CLOSED, "closed_by_hand")
 
     def after_fork(self) -> None:
         """Be as new: the lock may be held by a thread that is not here, permits and failures are the parent's."""
@@ -280,9 +292,10 @@ class Breaker(ABC):
     def in_flight(self) -> int:
         """Attempts that run now."""
         with self._count_lock:
+            left = self._left  # first: whoever enters and leaves meanwhile must not make it negative
             entered = self._entered() - self._looked
             self._looked += 1
-            return entered - self._left
+            return entered - left
 
     @property
     def calls(self) -> dict[str, int]:
@@ -310,7 +323,7 @@ class Breaker(ABC):
                 waiting=self.waiting,
                 reason=self._reason,
                 in_state_for=now - self._changed_at,
-                next_probe=self._next_probe(now) if self.state is State.OPEN else 0.0,
+                next_probe=self._next_probe(now) if self.state is OPEN else 0.0,
             )
 
     # -- what a strategy decides; all are called with the lock held, but for _may_retry -------------------------------
@@ -351,14 +364,15 @@ class Breaker(ABC):
         self._entered = itertools.count().__next__
         self._looked = 0  # at that count, which adds one to it
         self._left = 0
-        self.state = State.CLOSED if self._policy.enabled else State.DISABLED
+        self.state = CLOSED if self._policy.enabled else DISABLED
         self._changes: list[StateChange] = []
         self._reason: str | None = None
         self._changed_at = now
         self._generation += 1
         self._first_generation = self._generation
         # Calls may take the short way from this moment on: at once while closed, otherwise never.
-        self._calm_from = -math.inf if self.state is State.CLOSED else math.inf
+        self._calm_from = -math.inf if self.state is CLOSED else math.inf
+        self._refuses_until = -math.inf
         self._forget(now)
 
     def _by_hand(self, state: State, reason: str) -> None:
@@ -373,12 +387,16 @@ class Breaker(ABC):
         """To be told of once the lock is free again."""
         window = self._window(now)
         previous, self.state = self.state, state
-        self._calm_from = -math.inf if state is State.CLOSED else math.inf
+        self._calm_from = -math.inf if state is CLOSED else math.inf
         self._generation += 1
         self._reason, self._changed_at = reason, now
         key = (previous, state)
         self.transitions[key] = self.transitions.get(key, 0) + 1
-        next_probe = self._next_probe(now) if state is State.OPEN else 0.0
+        next_probe = self._next_probe(now) if state is OPEN else 0.0
+        if state is FORCED_OPEN:
+            self._refuses_until = math.inf
+        else:
+            self._refuses_until = -math.inf if self._policy.observe_only else now + next_probe
         self._changes.append(StateChange(self.name, previous, state, reason, window, next_probe, self.rate, cause))
 
     def _tell(self) -> None:

@@ -55,7 +55,6 @@ class Operation:
         gave_up: why no further attempt was made after a failure.
         fallback: to be taken now: it has failed for good, and its policy has something else for the app.
         fallback_type: what the app got instead: ``value``, ``function`` or ``endpoint``; None if it was its own.
-        live: the operation that the app's result belongs to: another one where this one fell back to its endpoint.
         facts: what the result told.
         items: items of a stream handed to the app.
         first_item_at, last_item_at: when they came.
@@ -84,6 +83,7 @@ class Operation:
     _next: Attempt | None = None  # asks to be let through
     _free_attempts = 0  # that a rate limiter turned away, and that do not count
     _last_backoff = 0.0
+    _live: Operation | None = None
 
     def __init__(self, call: Call, target: Target, listeners: Fanout, clock: Clock) -> None:
         self.call = call
@@ -93,7 +93,6 @@ class Operation:
         self.facts: Facts = {}
         self.started = target.last_used = clock()
         self._bound()
-        self.live = self
         for tell in listeners.operation_started:
             tell(self)
 
@@ -215,6 +214,11 @@ class Operation:
             self._end_with(error)
 
     @property
+    def live(self) -> Operation:
+        """The operation that the app's result belongs to: another one where this one fell back to its endpoint."""
+        return self._live or self
+
+    @property
     def turn(self) -> Any:
         """The place in the bulkhead's queue that is waited in; None elsewhere."""
         return self._next.turn if self._next is not None else None
@@ -244,8 +248,8 @@ class Operation:
             self.fallback = None
         named = live.error_type if live is not None else None  # as its client names it
         self.error_type = None if error is None else named or type(error).__name__
-        if live is not None and error is None:
-            self.live = live
+        if error is None:
+            self._live = live
         self._end()
 
     def _may_fall_back(self, error: BaseException, verdict: Verdict | None) -> bool:

@@ -74,6 +74,8 @@ class TimeRing:
 
     def advance(self, now: float) -> None:
         second = int(now)
+        if second == self._second:
+            return
         newest = second if self._second is None else self._second
         # However long nothing happened, no bucket is emptied twice.
         for passed in range(max(newest, second - self._size) + 1, second + 1):

@@ -22,7 +22,7 @@ from stormproof.resilience.events import Fanout
 from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.loop import is_active, retry_loop
 from stormproof.resilience.operation import Operation, UnwantedResultError
-from stormproof.resilience.outcome import GaveUp
+from stormproof.resilience.outcome import GaveUp, Refusal
 from stormproof.resilience.targets import Target, Targets
 
 _log = logging.getLogger("stormproof")
@@ -72,6 +72,7 @@ class Runner:
         sent = self._clock()
         generation = target.breaker.enter(sent) if target.is_simple and self.listeners.is_idle else NOT_CALM
         if generation == NOT_CALM:
+            self._turn_away(call, target, sent)
             return self.run(self.begin(call), _sending(function, args, kwargs))
         token = deadline.enter(*target.bounds(sent)) if call.nests else None
         try:
@@ -97,6 +98,7 @@ class Runner:
         sent = self._clock()
         generation = target.breaker.enter(sent) if target.is_simple and self.listeners.is_idle else NOT_CALM
         if generation == NOT_CALM:
+            self._turn_away(call, target, sent)
             return await self.run_async(self.begin(call), _sending(function, args, kwargs))
         token = deadline.enter(*target.bounds(sent)) if call.nests else None
         try:
@@ -116,6 +118,11 @@ class Runner:
         finally:
             del failure
 
+    def _turn_away(self, call: Call, target: Target, now: float) -> None:
+        """Refuse at once where nobody watches and there is nothing to fall back to."""
+        if self.listeners.is_idle and target.policy.fallback is None and target.breaker.turn_away(now):
+            raise call.client.refused_error(call, target, Refusal.CIRCUIT_OPEN)
+
     def _adopt(self, call: Call, target: Target, generation: int, sent: float, error: BaseException) -> Operation:
         """The operation of a call whose first attempt went the short way and failed."""
         operation = Operation(call, target, self.listeners, self._clock)
@@ -133,6 +140,8 @@ class Runner:
         try:
             return _attempt(operation, send)
         except Exception as error:
+            if operation.wait is None and operation.fallback is None:
+                raise
             failure = error
         try:  # outside of the handler: the next error is not to be chained to this one
             return self._after_failure(operation, send, failure)
@@ -176,6 +185,8 @@ class Runner:
         try:
             return await _attempt_async(operation, send)
         except Exception as error:
+            if operation.wait is None and operation.fallback is None:
+                raise
             failure = error
         try:
             return await self._after_failure_async(operation, send, failure)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stormproof.resilience.breaker import REFUSED, Breaker, Permit, State, WindowSnapshot
+from stormproof.resilience.breaker import (
+    CLOSED,
+    HALF_OPEN,
+    OPEN,
+    REFUSED,
+    Breaker,
+    Permit,
+    WindowSnapshot,
+)
 from stormproof.resilience.outcome import Verdict, Weight
 from stormproof.resilience.rings import CountRing, Ring, TimeRing
 
@@ -33,14 +41,14 @@ class WindowBreaker(Breaker):
         self._probing = self._good_probes = 0
 
     def _admit(self, permit: Permit, now: float) -> float:
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return 0.0
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             if now < self._open_until:
                 return REFUSED
             self._probing = self._good_probes = 0
             self._decide_until = now + self._policy.half_open_for
-            self._change(State.HALF_OPEN, "probe_due", permit, now)
+            self._change(HALF_OPEN, "probe_due", permit, now)
         elif now >= self._decide_until:  # a probe that hangs must not block recovery for ever
             self._open("half_open_timeout", permit, now)
             return REFUSED
@@ -59,18 +67,18 @@ class WindowBreaker(Breaker):
             return
         failed = verdict.weight is Weight.FAILURE
         slow = latency > self._policy.slow_after
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             self._count(failed, slow, permit, now)
         elif permit.probe and (failed or (slow and self._policy.slow_rate is not None)):
             self._open("probe_failed", permit, now)
         elif permit.probe:
             self._good_probes += 1
             if self._good_probes >= self._policy.successes:
-                self._change(State.CLOSED, "probes_succeeded", permit, now)
+                self._change(CLOSED, "probes_succeeded", permit, now)
                 self._forget(now)
 
     def _succeeded(self, generation: int, sent: float, now: float, slow: bool) -> None:
-        if generation == self._generation and self.state is State.CLOSED:
+        if generation == self._generation and self.state is CLOSED:
             self._count(False, slow, None, now)
 
     def _count(self, failed: bool, slow: bool, cause: Any, now: float) -> None:
@@ -101,11 +109,11 @@ class WindowBreaker(Breaker):
             length = cap
         self._open_until = now + length * self._rng.uniform(1.0 - policy.open_jitter, 1.0 + policy.open_jitter)
         self._openings += 1
-        self._change(State.OPEN, reason, cause, now)
+        self._change(OPEN, reason, cause, now)
         self._clear()
 
     def _may_retry(self, verdict: Verdict, now: float) -> bool:
-        return self.state is not State.OPEN or now >= self._open_until
+        return self.state is not OPEN or now >= self._open_until
 
     def _leave(self, permit: Permit) -> None:
         """There is no line: who is refused does not wait."""
