@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help demo test test-stack stack bench storm lint docs clean
+.PHONY: help demo test test-stack stack bench storm mutants lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ bench: $(VENV)/.installed-bench  ## what a protected call costs, beside a bare o
 
 storm: $(VENV)/.installed-bench  ## what retry policies do under overload, by simulation (6 minutes)
 	$(BIN)/python -m benchmarks.storm
+
+mutants: $(VENV)/.installed-mutation  ## mutation testing of resilience/ (an hour); ONLY="budget breaker" for some files, AGAIN=1 for survivors
+	$(BIN)/python tests/mutation/run.py $(ONLY) $(if $(AGAIN),--again)
 
 lint: $(STAMP)  ## ruff and strict types
 	$(BIN)/ruff check .
@@ -59,6 +62,10 @@ $(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-bench: $(STAMP) constraints/bench.txt
 	@echo "adding what the benchmarks compare with"
 	$(BIN)/python -m pip install --quiet --group bench --constraint $(CONSTRAINTS) --constraint constraints/bench.txt
+	@touch $@
+
+$(VENV)/.installed-mutation: $(STAMP)
+	$(BIN)/python -m pip install --quiet --group mutation --constraint $(CONSTRAINTS)
 	@touch $@
 
 $(STAMP): $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)

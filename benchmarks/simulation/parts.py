@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 from stormproof.resilience.adaptive import BACKLOG, Adaptive
 from stormproof.resilience.breaker import Permit
@@ -27,6 +28,9 @@ class _Without(Stormproof):
 class _NoProof(Adaptive):
     def _await_proof(self, permit: Permit, now: float) -> float:
         return 0.0
+
+    def _may_retry(self, verdict: Verdict, now: float) -> bool:
+        return super()._may_retry(replace(verdict, timed_out=False), now)
 
 
 class _NoGate(Adaptive):
@@ -60,7 +64,7 @@ class _NoProbes(Adaptive):
 
 
 class WithoutProof(_Without):
-    """A retry after a timeout does not wait for a success that was sent later."""
+    """A retry after a timeout is as one after any failure: it waits for no success that was sent later."""
 
     BREAKER = _NoProof
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import traceback
 import weakref
@@ -89,6 +90,22 @@ class TestLocks:
             inner.settle(permit, FAILURE, clock(), 0.0)
         assert inner.calls["rejected"] == 1
 
+    # A BUG WAS FOUND HERE: who has made a change tells of it, and may be overtaken by who makes the next one.
+    def test_changes_are_told_in_the_order_in_which_they_were_made(self, clock: VirtualClock, strategy: str) -> None:
+        """Otherwise the last that a listener hears may be a state that is over."""
+        told: list[str] = []
+
+        def tell(change: StateChange) -> None:
+            if change.reason == "forced_open":  # while this is being told, another thread makes the next change
+                other = threading.Thread(target=inner.close)
+                other.start()
+                other.join()
+            told.append(change.reason)
+
+        inner = STRATEGIES[strategy]("b", BreakerPolicy(), clock, tell, Chosen())
+        inner.force_open()
+        assert told == ["forced_open", "closed_by_hand"]
+
     @pytest.mark.parametrize("step", ["admit", "settle", "leave"])
     def test_a_lock_is_free_again_whatever_is_raised(
         self, breaker: Handle[Breaker], step: str, monkeypatch: pytest.MonkeyPatch
@@ -127,7 +144,7 @@ class TestLocks:
         assert (snapshot.window.calls, snapshot.window.failures) == (12000, 2400)
         assert snapshot.window.slow_calls == 2400
 
-    # A BUG WAS FOUND HERE: what was entered is read before what has left.
+    # Once a bug: what was entered is read before what has left.
     def test_calls_that_come_and_go_while_they_are_counted_are_not_below_zero(
         self, breaker: Handle[Breaker], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -454,6 +471,58 @@ class TestCallsThatNobodyWatches:
         with pytest.raises(type(error)):
             self.call(world, error)
         assert _calls(world) == {"ignored": 1}
+
+
+class TestRefusalsWithoutACloserLook:
+    """``turn_away``: never of a call that would have been let through."""
+
+    def turns_away(self, breaker: Handle[Breaker]) -> bool:
+        before = breaker.breaker.calls["rejected"]
+        away = breaker.breaker.turn_away(breaker.clock())
+        assert breaker.breaker.calls["rejected"] - before == away
+        assert breaker.breaker.in_flight == 0
+        return away
+
+    def test_while_open_until_a_probe_is_due(self, breaker: Handle[Breaker]) -> None:
+        assert not self.turns_away(breaker)
+        breaker.open()
+        assert self.turns_away(breaker)
+        due = breaker.breaker.snapshot().next_probe
+        breaker.wait(due - 0.001)
+        assert self.turns_away(breaker)
+        breaker.wait(0.001)
+        assert not self.turns_away(breaker)
+        breaker.recover()
+        assert not self.turns_away(breaker)
+
+    def test_forced_open_for_ever(self, breaker: Handle[Breaker]) -> None:
+        breaker.breaker.force_open()
+        breaker.wait(1e9)
+        assert self.turns_away(breaker)
+        breaker.breaker.close()
+        assert not self.turns_away(breaker)
+        breaker.breaker.force_open()
+        breaker.breaker.disable()
+        assert not self.turns_away(breaker)
+
+    # A BUG WAS FOUND HERE: closed as well, it refuses those who have read the clock before the change was made.
+    def test_not_once_it_is_closed_though_the_clock_was_read_before(self, breaker: Handle[Breaker]) -> None:
+        breaker.breaker.force_open()
+        breaker.breaker.close()
+        breaker.wait(-0.001)  # another thread's look at the clock
+        assert not self.turns_away(breaker)
+
+    def test_not_where_it_only_observes(self, strategy: str) -> None:
+        breaker: Handle[Breaker] = Handle(STRATEGIES[strategy], observe_only=True)
+        breaker.open()
+        assert not self.turns_away(breaker)
+        breaker.breaker.force_open()
+        assert self.turns_away(breaker)
+
+    def test_not_after_a_fork(self, breaker: Handle[Breaker]) -> None:
+        breaker.open()
+        breaker.breaker.after_fork()
+        assert not self.turns_away(breaker)
 
 
 class TestTime:

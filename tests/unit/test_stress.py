@@ -301,7 +301,8 @@ def _due(clock: VirtualClock) -> Handle[Any]:
 
 def _final(breaker: Handle[Any]) -> tuple[Any, ...]:
     inner = breaker.breaker
-    return breaker.state(), inner.in_flight, tuple(inner.calls.items()), tuple(breaker.reasons), inner._good_probes
+    told = tuple(sorted(breaker.reasons))  # in which order they are told is another matter: test_breaker.py
+    return breaker.state(), inner.in_flight, tuple(inner.calls.items()), told, inner._good_probes
 
 
 def _explains(order: list[Step]) -> Handle[Any] | None:

@@ -296,7 +296,8 @@ def _without_credentials(api: Any, operation: Operation) -> Any:
     if operation.call.endpoint is None:
         return api
     borrowed = copy.copy(api)
-    borrowed._client = SimpleNamespace(send=functools.partial(api._client.send, auth=None))
+    name = "_client" if hasattr(api, "_client") else "_async_client"
+    setattr(borrowed, name, SimpleNamespace(send=functools.partial(getattr(api, name).send, auth=None)))
     return borrowed
 
 

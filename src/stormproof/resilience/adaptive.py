@@ -103,7 +103,6 @@ class Adaptive(Breaker):
             if wait:
                 return wait
         if self.state is OPEN:
-            self._leave(permit)
             return self._probe(permit, now)
         if (self._rate == INF and now >= self._gate) or (permit.place is _HAS_SLOT and permit.epoch == self._epoch):
             self._leave(permit)
@@ -229,7 +228,6 @@ class Adaptive(Breaker):
         self._rate = max(1.0, RESTART * self._threshold) if self._threshold < INF else 1.0
         self._grown_at = self._next_slot = self._ignore_before = now
         self._alive = False
-        self._epoch += 1
         self._change(HALF_OPEN, "probe_succeeded", permit, now)
         self._mark()
 

@@ -366,6 +366,7 @@ class Breaker(ABC):
         self._left = 0
         self.state = CLOSED if self._policy.enabled else DISABLED
         self._changes: list[StateChange] = []
+        self._is_telling = False
         self._reason: str | None = None
         self._changed_at = now
         self._generation += 1
@@ -381,6 +382,8 @@ class Breaker(ABC):
             if state is not self.state:
                 self._change(state, reason, None, now)
             self._forget(now)
+            if state is CLOSED:
+                self._calm_from = -math.inf
         self._tell()
 
     def _change(self, state: State, reason: str, cause: Any, now: float) -> None:
@@ -395,12 +398,22 @@ class Breaker(ABC):
         next_probe = self._next_probe(now) if state is OPEN else 0.0
         if state is FORCED_OPEN:
             self._refuses_until = math.inf
+        elif state is OPEN and not self._policy.observe_only:
+            self._refuses_until = now + next_probe
         else:
-            self._refuses_until = -math.inf if self._policy.observe_only else now + next_probe
+            self._refuses_until = -math.inf
         self._changes.append(StateChange(self.name, previous, state, reason, window, next_probe, self.rate, cause))
 
     def _tell(self) -> None:
-        with self._lock:
-            changes, self._changes = self._changes, []
-        for change in changes:
-            self._on_change(change)
+        """Tell of the changes in the order in which they were made: one thread at a time, for all that are waiting."""
+        while True:
+            with self._lock:
+                if self._is_telling or not self._changes:
+                    return
+                self._is_telling = True
+                changes, self._changes = self._changes, []
+            try:
+                for change in changes:
+                    self._on_change(change)
+            finally:
+                self._is_telling = False

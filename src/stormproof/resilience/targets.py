@@ -160,8 +160,11 @@ class Target:
         self.breaker.close()
 
     def reset(self) -> None:
-        """As new: breaker closed, budget full, no last error. What was counted stays counted."""
-        self.breaker.close()
+        """As new: breaker as its policy has it, budget full, no last error. What was counted stays counted."""
+        if self.policy.breaker.enabled:
+            self.breaker.close()
+        else:
+            self.breaker.disable()
         self.budget.refill()
         self.last_error = None
 

@@ -46,7 +46,6 @@ class WindowBreaker(Breaker):
         if self.state is OPEN:
             if now < self._open_until:
                 return REFUSED
-            self._probing = self._good_probes = 0
             self._decide_until = now + self._policy.half_open_for
             self._change(HALF_OPEN, "probe_due", permit, now)
         elif now >= self._decide_until:  # a probe that hangs must not block recovery for ever
