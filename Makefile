@@ -32,7 +32,7 @@ storm: $(VENV)/.installed-bench  ## what retry policies do under overload, by si
 	$(BIN)/python -m benchmarks.storm
 
 mutants: $(VENV)/.installed-mutation  ## mutation testing of resilience/ (an hour); ONLY="budget breaker" for some files, AGAIN=1 for survivors
-	$(BIN)/python tests/mutation/run.py $(ONLY) $(if $(AGAIN),--again)
+	$(BIN)/python tests/mutation/run.py $(if $(ONLY),--only $(ONLY)) $(if $(AGAIN),--again)
 
 lint: $(STAMP)  ## ruff and strict types
 	$(BIN)/ruff check .

@@ -165,7 +165,7 @@ def run(patterns: list[str], jobs: int) -> bool:
         done = subprocess.run(command, cwd=WORK, stdout=output, stderr=output, check=False)
     if done.returncode:
         said = re.split(r"[\r\n]+", log.read_text())[-60:]
-        print(*said, f"mutmut stopped with exit code {done.returncode}; --again goes on from here", sep="\n")
+        print(*said, f"mutmut stopped with exit code {done.returncode}", sep="\n")
     return done.returncode != 0
 
 

@@ -312,3 +312,21 @@ class TestFunctions:
         with pytest.raises(Trouble):
             inside()
         assert attempts == [began, began + 4]
+
+
+async def test_what_is_bounded_gets_what_it_was_to_get(world: World) -> None:
+    operation, attempt = world.begin(), Attempt()
+    assert deadline.bounding(lambda *given: given)(operation, attempt) == (operation, attempt)
+
+    async def send(*given: Any) -> Any:
+        return given
+
+    assert await deadline.bounding_async(send)(operation, attempt) == (operation, attempt)
+
+
+def test_a_deadline_that_is_over_leaves_a_client_a_moment(world: World, clock: VirtualClock) -> None:
+    """0 would mean "no limit" to some."""
+    world.policy = Policy(deadline=5, strict_deadline=True)
+    operation = world.begin()
+    clock.now += 9
+    assert operation.attempt_timeout == 0.001

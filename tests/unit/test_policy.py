@@ -288,3 +288,19 @@ def test_a_range_says_whether_it_takes_words_and_whether_it_can_be_off() -> None
     assert policy_module.DURATION.choices == ()
     assert not policy_module.DURATION.off
     assert policy_module.or_off(policy_module.SHARE).off
+
+
+class TestRanges:
+    """Made while the module is imported; here once more, so that a mutant of them is met."""
+
+    def test_off_is_allowed_besides(self) -> None:
+        range_ = policy_module.or_off(policy_module.COUNT)
+        assert range_.allowed == f"{policy_module.COUNT.allowed}, or off"
+        assert range_.off
+        assert [range_.accepts(value) for value in (None, 1, 0, "1")] == [True, True, False, False]
+
+    def test_one_of_a_few_words(self) -> None:
+        range_ = policy_module.one_of("this", "that")
+        assert range_.allowed == "one of this, that"
+        assert range_.choices == ("this", "that")
+        assert [range_.accepts(value) for value in ("this", "that", "other", None)] == [True, True, False, False]

@@ -12,11 +12,13 @@ import pytest
 
 from stormproof.errors import CircuitOpenError
 from stormproof.resilience.breaker import State
+from stormproof.resilience.call import Call
 from stormproof.resilience.events import Fanout, Listener
 from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.outcome import SUCCESS, GaveUp, Retry, Verdict, Weight
 from stormproof.resilience.policy import BreakerPolicy, BulkheadPolicy, Policy, RetryPolicy
 from stormproof.resilience.runner import Runner
+from stormproof.resilience.targets import Targets
 
 from .helpers import (
     CLASSICAL,
@@ -24,6 +26,7 @@ from .helpers import (
     PERHAPS_DONE,
     REFUSED,
     TIMED_OUT,
+    FakeClient,
     Recorder,
     Trouble,
     VirtualClock,
@@ -566,10 +569,22 @@ class TestListeners:
             f"Broken failed on {event}; further failures are not logged"
         ]
 
-    def test_one_whose_capture_raises_never_disturbs(self, clock: VirtualClock) -> None:
+    def test_one_whose_capture_raises_never_disturbs(
+        self, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
         broken = type("Broken", (Listener,), {"capture": _broken})()
         good = type("Good", (Listener,), {"capture": lambda _: "here"})()
         assert World(clock, Fanout(broken, good)).runner.capture() == "here"
+        (record,) = caplog.records
+        assert record.getMessage() == "Broken failed on capture; further failures are not logged"
+        assert record.exc_info is not None
+
+    def test_a_call_is_as_enabled_as_its_system(self, clock: VirtualClock) -> None:
+        targets = Targets(lambda system: Policy(enabled=system == "ollama"), clock, Fanout().breaker_changed)
+        runner = Runner(targets, Fanout(), clock)
+        on, off = (Call(FakeClient(system), "chat", "h", 1) for system in ("ollama", "openai"))
+        assert (runner.is_enabled(on), runner.is_enabled(off)) == (True, False)
+        assert [target.name for target in targets] == ["ollama/h:1", "openai/h:1"]
 
     def test_only_those_who_want_to_hear_of_a_step_are_called(self) -> None:
         """A step that nobody listens to is an empty tuple."""
