@@ -297,7 +297,7 @@ def _prepared(
     if operation.attempts > 1 or endpoint is not None:
         rewind(operation.call.own["rewind_to"])
     if endpoint is not None:
-        headers = {**(kwargs.get("headers") or {}), **headers_elsewhere(operation.call.headers)}
+        headers = headers_elsewhere(operation.call.headers, kwargs.get("headers"))
         kwargs = {**kwargs, "auth": None, "headers": headers}
         args = tuple(endpoint.rstrip("/") + a if isinstance(a, str) and a.startswith("/") else a for a in args)
     own = kwargs.get("timeout", api._client.timeout)

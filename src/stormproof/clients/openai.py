@@ -244,7 +244,7 @@ def _prepared(
     if operation.call.endpoint is not None:
         options.url = operation.call.endpoint.rstrip("/") + options.url
         own = options.headers if isinstance(options.headers, Mapping) else {}
-        options.headers = {**own, **headers_elsewhere(operation.call.headers)}
+        options.headers = headers_elsewhere(operation.call.headers, own, api.default_headers)
     limit = operation.attempt_timeout
     if limit is not None:
         given = options.timeout

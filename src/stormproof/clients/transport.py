@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -128,11 +128,18 @@ def rewind(points: list[tuple[Any, int]]) -> None:
 _CREDENTIALS = ("Authorization", "api-key")
 
 
-def headers_elsewhere(given: Mapping[str, str]) -> dict[str, str]:
-    """The headers for another server than the client's own: those given for it, never the client's credentials."""
-    lower = {name.lower(): value for name, value in given.items()}
-    headers = {name: lower.pop(name.lower(), "") for name in _CREDENTIALS}
-    return {**headers, **lower}
+def headers_elsewhere(
+    given: Mapping[str, str], own: Mapping[str, Any] | None = None, defaults: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The headers for another server than the client's own: those given for it, never the client's credentials.
+
+    ``own``: the request's; ``defaults``: names that the client would add, however they are spelled.
+    """
+    replaced = {name.lower(): (name, "") for name in _CREDENTIALS}
+    replaced.update({name.lower(): (replaced.get(name.lower(), (name,))[0], value) for name, value in given.items()})
+    headers = {name: value for name, value in (own or {}).items() if name.lower() not in replaced}
+    headers.update({name: "" for name in defaults if name.lower() in replaced})
+    return {**headers, **dict(replaced.values())}
 
 
 def address(url: Any) -> tuple[str, int]:
