@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from stormproof.errors import CircuitOpenError
+from stormproof.errors import BulkheadFullError, CircuitOpenError
 from stormproof.resilience.breaker import State
 from stormproof.resilience.call import Call
 from stormproof.resilience.events import Fanout, Listener
 from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.outcome import SUCCESS, GaveUp, Retry, Verdict, Weight
-from stormproof.resilience.policy import BreakerPolicy, BulkheadPolicy, Policy, RetryPolicy
+from stormproof.resilience.policy import BreakerPolicy, BulkheadPolicy, Policy, RateLimitPolicy, RetryPolicy
 from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Targets
+from stormproof.resilience.waiting import ThreadTurn
 
 from .helpers import (
     CLASSICAL,
@@ -34,6 +35,7 @@ from .helpers import (
     asked_to_wait,
     count,
 )
+from .limits import Agenda
 
 
 class TestHappyPath:
@@ -577,7 +579,7 @@ class TestListeners:
         assert World(clock, Fanout(broken, good)).runner.capture() == "here"
         (record,) = caplog.records
         assert record.getMessage() == "Broken failed on capture; further failures are not logged"
-        assert record.exc_info is not None
+        assert record.exc_info
 
     def test_a_call_is_as_enabled_as_its_system(self, clock: VirtualClock) -> None:
         targets = Targets(lambda system: Policy(enabled=system == "ollama"), clock, Fanout().breaker_changed)
@@ -666,3 +668,42 @@ def test_a_verdict_without_a_name_still_ends_the_operation(world: World) -> None
 
 def _broken(*_: Any) -> Any:
     raise RuntimeError("broken")
+
+
+def test_who_stops_reading_before_anything_came_says_nothing_of_the_server(world: World) -> None:
+    operation = world.begin(streaming=True)
+    world.run(operation, "a stream")
+    operation.close()
+    assert operation.attempt is not None
+    assert operation.attempt.verdict == Verdict(Weight.IGNORED)
+
+
+@pytest.mark.parametrize(("items", "weight"), [(0, Weight.FAILURE), (1, Weight.IGNORED)])
+def test_patience_lost_in_the_middle_of_an_answer_is_nobodys_fault(world: World, items: int, weight: Weight) -> None:
+    """It is the server's while nothing has come for so long."""
+    world.choose(breaker={"slow_after": 2.0})
+    operation = world.begin(streaming=True)
+    world.run(operation, "a stream")
+    for _ in range(items):
+        operation.item()
+    world.clock.now += 3
+    operation.fail(asyncio.CancelledError())
+    assert operation.attempt is not None
+    assert operation.attempt.verdict is not None
+    assert operation.attempt.verdict.weight is weight
+
+
+def test_who_has_waited_for_the_rate_stands_in_the_queue_of_the_bulkhead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Agenda(world.clock, monkeypatch)
+    world.policy = Policy(
+        bulkhead=BulkheadPolicy(limit=1, max_wait=2.0), rate_limit=RateLimitPolicy(rate=1.0, max_wait=5.0)
+    )
+    inside = world.begin()
+    assert inside.admit(ThreadTurn) == 0
+    with pytest.raises(BulkheadFullError):
+        world.run(world.begin(), "never")
+    inside.succeed()
+    assert world.target.bulkhead is not None
+    assert (world.target.bulkhead.in_flight, world.target.breaker.in_flight) == (0, 0)

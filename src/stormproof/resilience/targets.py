@@ -257,7 +257,7 @@ class Targets:
             for key, target in self._targets.items()
             if target.is_idle and target.host != OVERFLOW
         ]
-        idle.sort(key=lambda one: one[0])
+        idle.sort()
         for _, key in idle[: 1 + len(idle) // _EVICTED_SHARE]:
             del self._targets[key]
         return bool(idle)
