@@ -137,6 +137,36 @@ class Breaker(ABC):
     by when their attempt was sent, so that one from before a change of state cannot move the new state.
     """
 
+    # So many of them in a dict would take half of what an idle target may.
+    __slots__ = (
+        "_calm_from",
+        "_changed_at",
+        "_changes",
+        "_clock",
+        "_count_lock",
+        "_entered",
+        "_failures",
+        "_first_generation",
+        "_generation",
+        "_ignored",
+        "_is_telling",
+        "_left",
+        "_lock",
+        "_looked",
+        "_on_change",
+        "_policy",
+        "_reason",
+        "_refuses_until",
+        "_rejected",
+        "_rng",
+        "_slow_calls",
+        "_successes",
+        "name",
+        "opening",
+        "state",
+        "transitions",
+        "waiting",
+    )
     strategy: str
 
     def __init__(
