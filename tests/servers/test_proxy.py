@@ -24,8 +24,10 @@ from stormproof.demo.proxy import (
     delay,
     drop,
     hang,
+    raw,
     reset,
     reset_after,
+    slow,
     status,
 )
 from stormproof.demo.qdrant_wire import QdrantWire
@@ -199,6 +201,38 @@ class TestFaults:
         proxy.plan(*ANY, [delay(0.2)])
         assert http.get(VERSION).elapsed.total_seconds() >= 0.2
         assert proxy.exchanges[0].fault == "delay"
+
+    def test_a_drop_may_close_in_good_order(self, proxy: FaultProxy) -> None:
+        proxy.plan(*ANY, [drop(after_bytes=5, then="close")])
+        with pytest.raises(httpx.RemoteProtocolError, match="complete message body"):
+            httpx.get(proxy.url + VERSION)
+
+    def test_or_say_no_more(self, proxy: FaultProxy) -> None:
+        proxy.plan(*ANY, [drop(after_bytes=5, then="hang")])
+        with httpx.Client(base_url=proxy.url, timeout=0.3) as impatient, pytest.raises(httpx.ReadTimeout):
+            impatient.get(VERSION)
+        assert proxy.exchanges[0].status == 200
+
+    def test_a_slow_answer_arrives_whole(self, proxy: FaultProxy, http: httpx.Client) -> None:
+        proxy.plan(*ANY, [slow(0.2)])
+        answer = http.get(VERSION)
+        assert answer.elapsed.total_seconds() >= 0.2
+        assert answer.json()["version"]
+
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            (b"HTTP/1.1 200 OK\r\ncontent-ty", httpx.RemoteProtocolError),
+            (b"220 ready\r\n", httpx.RemoteProtocolError),
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort", httpx.RemoteProtocolError),
+        ],
+    )
+    def test_bytes_that_are_no_http(self, proxy: FaultProxy, answer: bytes, error: type[Exception]) -> None:
+        proxy.plan(*ANY, [raw(answer)])
+        with pytest.raises(error):
+            httpx.get(proxy.url + VERSION)
+        assert (proxy.exchanges[0].fault, proxy.exchanges[0].status) == ("raw", None)
+        assert httpx.get(proxy.url + VERSION).status_code == 200
 
     def test_drop_wants_exactly_one_limit(self) -> None:
         with pytest.raises(ValueError, match="exactly one"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,9 @@ _ERRORS: Mapping[str, tuple[Weight, Retry]] = {
     "TransportError": _PERHAPS_CARRIED_OUT,
 }
 
+#: The server is alive and says what nobody understands.
+_NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
+
 _STATUSES: Mapping[int, tuple[Weight, Retry]] = {
     408: (Weight.IGNORED, Retry.ALWAYS),
     429: (Weight.IGNORED, Retry.ALWAYS),
@@ -49,7 +53,9 @@ _STATUSES: Mapping[int, tuple[Weight, Retry]] = {
 
 
 def error_verdict(error: BaseException) -> Verdict | None:
-    """The meaning of an httpx or httpx2 error; None if it is not one."""
+    """The meaning of an httpx or httpx2 error, or of a body that is no JSON; None if it is neither."""
+    if isinstance(error, _NO_JSON):
+        return Verdict(Weight.SUCCESS, error_type=type(error).__name__)
     for cls in type(error).__mro__:
         if cls.__module__.partition(".")[0] in _TRANSPORTS and cls.__name__ in _ERRORS:
             weight, retry = _ERRORS[cls.__name__]

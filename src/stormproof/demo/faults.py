@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 Body = Mapping[str, Any] | str | bytes | None
-Kind = Literal["status", "reset", "reset_after", "hang", "drop", "delay"]
+Kind = Literal["status", "raw", "reset", "reset_after", "hang", "drop", "delay", "slow"]
+#: What becomes of the connection in the middle of an answer: reset, closed in good order, or left open without a word.
+End = Literal["reset", "close", "hang"]
 
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _MESSAGES = {429: "Rate limit reached", 500: "Internal error", 502: "Bad gateway", 503: "Service unavailable"}
@@ -33,6 +35,7 @@ class Fault:
     body: Body = None
     after_chunks: int | None = None
     after_bytes: int | None = None
+    then: End = "reset"
     seconds: float = 0.0
 
 
@@ -42,6 +45,11 @@ def status(code: int, headers: Mapping[str, str] | None = None, body: Body = Non
     Without a body, the answer carries the error object of the service whose path was asked for.
     """
     return Fault("status", f"status {code}", code=code, headers=headers or {}, body=body)
+
+
+def raw(answer: bytes, then: End = "close") -> Fault:
+    """Send these bytes, which need not be HTTP, in the upstream's place."""
+    return Fault("raw", "raw", body=answer, then=then)
 
 
 def reset() -> Fault:
@@ -59,19 +67,24 @@ def hang() -> Fault:
     return Fault("hang", "hang")
 
 
-def drop(after_chunks: int | None = None, after_bytes: int | None = None) -> Fault:
-    """Pass on the head and the first part of the body, then reset the connection.
+def drop(after_chunks: int | None = None, after_bytes: int | None = None, then: End = "reset") -> Fault:
+    """Pass on the head and the first part of the body, then reset the connection, or close it, or say no more.
 
     The end of the body is always held back, so that the client can never take what it got for the whole.
     """
     if (after_chunks is None) == (after_bytes is None):
         raise ValueError("drop needs exactly one of after_chunks and after_bytes")
-    return Fault("drop", "drop", after_chunks=after_chunks, after_bytes=after_bytes)
+    return Fault("drop", "drop", after_chunks=after_chunks, after_bytes=after_bytes, then=then)
 
 
 def delay(seconds: float) -> Fault:
     """Wait this long before the request is passed on."""
     return Fault("delay", "delay", seconds=seconds)
+
+
+def slow(seconds: float) -> Fault:
+    """Wait this long before each part of the answer's body is passed on."""
+    return Fault("slow", "slow", seconds=seconds)
 
 
 def error_body(fault: Fault, path: str) -> bytes:

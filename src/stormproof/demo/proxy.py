@@ -28,9 +28,12 @@ from stormproof.demo.faults import (
     Rule,
     delay,
     drop,
+    error_body,
     hang,
+    raw,
     reset,
     reset_after,
+    slow,
     status,
 )
 from stormproof.demo.relay import Peer, Relay, answer, forward, open_peer, swallow
@@ -42,8 +45,10 @@ __all__ = [
     "delay",
     "drop",
     "hang",
+    "raw",
     "reset",
     "reset_after",
+    "slow",
     "status",
 ]
 
@@ -254,12 +259,14 @@ class FaultProxy:
 
     async def _exchange(self, client: Peer, request: h11.Request, exchange: Exchange, fault: Fault | None) -> None:
         """Carry out the fault, or pass the request on."""
-        if fault is None or fault.kind in ("drop", "delay"):
-            await asyncio.sleep(fault.seconds if fault else 0.0)
-            cut = fault if fault and fault.kind == "drop" else None
-            await self._forward(request, exchange, Relay(client, cut, exchange.sent).run)
+        if fault is None or fault.kind in ("drop", "delay", "slow"):
+            await asyncio.sleep(fault.seconds if fault and fault.kind == "delay" else 0.0)
+            await self._forward(request, exchange, Relay(client, fault, exchange.sent).run)
         elif fault.kind == "status":
             await answer(client, request, fault, exchange.sent)
+        elif fault.kind == "raw":
+            await client.send_raw(error_body(fault, exchange.path))
+            await client.end(fault.then)
         elif fault.kind == "hang":
             await asyncio.Event().wait()
         else:

@@ -15,7 +15,7 @@ from typing import Any
 
 import h11
 
-from stormproof.demo.faults import Fault, error_body
+from stormproof.demo.faults import End, Fault, error_body
 
 _READ_SIZE = 65536
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -57,6 +57,20 @@ class Peer:
         if data := self.http.send(event):
             self._writer.write(data)
             await self._writer.drain()
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes past HTTP; the connection is good for nothing afterwards."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def end(self, how: End) -> None:
+        """Do this with the connection in the middle of an answer."""
+        if how == "hang":
+            await asyncio.Event().wait()
+        elif how == "reset":
+            self.reset()
+        else:
+            await self.close()
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
         """Do some work, and give it up when the peer closes its connection meanwhile."""
@@ -131,11 +145,12 @@ async def swallow(upstream: Peer) -> None:
 
 
 class Relay:
-    """Passes an upstream's answer on to the client as it comes, up to where a `drop` cuts it off."""
+    """Passes an upstream's answer on to the client as it comes, or slowly, up to where a `drop` cuts it off."""
 
-    def __init__(self, client: Peer, cut: Fault | None, sent: Sent) -> None:
+    def __init__(self, client: Peer, fault: Fault | None, sent: Sent) -> None:
         self._client = client
-        self._cut = cut
+        self._cut = fault if fault and fault.kind == "drop" else None
+        self._pause = fault.seconds if fault and fault.kind == "slow" else 0.0
         self._sent = sent
         self._chunked = True
         self._to_come: int | None = None
@@ -154,7 +169,7 @@ class Relay:
                 await self._end()
                 return
             if self._cut is not None and self._reached(self._cut):
-                self._client.reset()
+                await self._client.end(self._cut.then)
                 return
 
     async def _head(self, response: h11.Response) -> None:
@@ -169,6 +184,7 @@ class Relay:
         if self._cut is not None:
             data = data[: self._allowed(len(data))]
         if data:
+            await asyncio.sleep(self._pause)
             await self._client.send(h11.Data(data=data))
         self._bytes += len(data)
         self._chunks += 1 if self._to_come is not None else event.chunk_end
@@ -189,7 +205,7 @@ class Relay:
 
     async def _end(self) -> None:
         if self._cut is not None:
-            self._client.reset()
+            await self._client.end(self._cut.then)
             return
         await self._client.send(h11.EndOfMessage())
 
