@@ -6,14 +6,15 @@ The client has no retries of its own. Its streams are generators that begin at t
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from stormproof.clients import deletes
 from stormproof.clients.patching import Splices, begin, harmless, protecting
-from stormproof.clients.streams import EXHAUSTED
+from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader
 from stormproof.clients.transport import (
     address,
     clamped,
@@ -44,6 +45,10 @@ _OPERATIONS = {
     "/api/embeddings": "embeddings",
     "/api/tags": "list",
 }
+#: The others are called as the client's methods are.
+_METHODS = frozenset(
+    ("show", "ps", "pull", "push", "create", "copy", "delete", "web_search", "web_fetch", "systemone", "version")
+)
 _ANSWERS = ("chat", "text_completion", "embeddings")
 _OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
@@ -116,8 +121,14 @@ class _Requests:
 
         def send(operation: Operation, attempt: Attempt) -> Any:
             new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
-            with protecting():
-                return original(api, *new_args, **new_kwargs)
+            try:
+                with protecting():
+                    return original(api, *new_args, **new_kwargs)
+            except Exception as error:
+                done = harmless(_done_before, operation, error, otherwise=())
+                if not done:
+                    raise
+                return done[0]
 
         return self._runner.run(operation, send)
 
@@ -130,107 +141,95 @@ class _Requests:
 
         async def send(operation: Operation, attempt: Attempt) -> Any:
             new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
-            with protecting():
-                return await original(api, *new_args, **new_kwargs)
+            try:
+                with protecting():
+                    return await original(api, *new_args, **new_kwargs)
+            except Exception as error:
+                done = harmless(_done_before, operation, error, otherwise=())
+                if not done:
+                    raise
+                return done[0]
 
         return await self._runner.run_async(operation, send)
 
     def stream(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-        def send(operation: Operation | None, attempt: Attempt | None) -> tuple[Any, Iterator[Any]]:
+        def send(operation: Operation, attempt: Attempt) -> list[Any]:
             new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
             with protecting():
                 items = original(api, *new_args, **new_kwargs)
-                return next(items, EXHAUSTED), items
+                return [items, next(items, EXHAUSTED)]
 
         describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
-        return _read(describe, self._runner, send)
+        return _read(self._runner, describe, send, functools.partial(original, api, *args, **kwargs))
 
     def stream_async(
         self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncIterator[Any]:
-        async def send(operation: Operation | None, attempt: Attempt | None) -> tuple[Any, AsyncIterator[Any]]:
+        async def send(operation: Operation, attempt: Attempt) -> list[Any]:
             new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, otherwise=(args, kwargs))
             with protecting():
-                items = original(api, *new_args, **new_kwargs)
-                items = await items if inspect.isawaitable(items) else items
-                return await anext(items, EXHAUSTED), items
+                items = await original(api, *new_args, **new_kwargs)
+                return [items, await anext(items, EXHAUSTED)]
 
         describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
-        return _read_async(describe, self._runner, send)
+        return _read_async(self._runner, describe, send, functools.partial(original, api, *args, **kwargs))
 
     async def awaited_stream(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """0.3 awaits its stream before it iterates."""
         return self.stream_async(original, api, args, kwargs)
 
 
-# -- streams: generators, as the client's own ----------------------------------------------------------------------
+# -- streams: generators, as the client's own. No name of theirs holds an item while they wait for the next -----------
 
 
-def _read(describe: Callable[[], Call], runner: Runner, send: Any) -> Iterator[Any]:
+def _read(runner: Runner, describe: Callable[[], Call], send: Any, bare: Callable[[], Any]) -> Iterator[Any]:
     operation = begin(runner, describe)
     if operation is None:  # could not be described, which was reported: the stream as it is
-        item, items = send(None, None)
-        while item is not EXHAUSTED:
-            yield item
-            item = next(items, EXHAUSTED)
+        yield from bare()
         return
     opened = runner.run(operation, send)
     operation = operation.live
     if operation.is_over:  # a fallback's value: what the app is to iterate over
         yield from opened
         return
-    item, items = opened
+    reader = Reader(operation, opened[0], _observe)
     try:
-        while item is not EXHAUSTED:
-            operation.item()
-            harmless(_observe, operation, item, otherwise=None)
-            yield item
-            item = next(items, EXHAUSTED)
-        operation.succeed()
-    except GeneratorExit:
-        operation.close()
-        raise
-    except BaseException as error:
-        operation.fail(error)
-        raise
+        if opened[1] is not EXHAUSTED:
+            yield reader.took(opened.pop())
+        yield from reader
     finally:
-        items.close()
+        reader.close()
 
 
-async def _read_async(describe: Callable[[], Call], runner: Runner, send: Any) -> AsyncIterator[Any]:
+async def _read_async(
+    runner: Runner, describe: Callable[[], Call], send: Any, bare: Callable[[], Any]
+) -> AsyncIterator[Any]:
     operation = begin(runner, describe)
-    if operation is None:
-        item, items = await send(None, None)
-        while item is not EXHAUSTED:
+    opened = await bare() if operation is None else await runner.run_async(operation, send)
+    operation = operation and operation.live
+    if operation is None or operation.is_over:
+        async for item in _each(opened):
             yield item
-            item = await anext(items, EXHAUSTED)
         return
-    opened = await runner.run_async(operation, send)
-    operation = operation.live
-    if operation.is_over:
-        if hasattr(opened, "__aiter__"):
-            async for item in opened:
-                yield item
-        else:
-            for item in opened:
-                yield item
-        return
-    item, items = opened
+    reader = AsyncReader(operation, opened[0], _observe)
     try:
-        while item is not EXHAUSTED:
-            operation.item()
-            harmless(_observe, operation, item, otherwise=None)
-            yield item
-            item = await anext(items, EXHAUSTED)
-        operation.succeed()
-    except GeneratorExit:
-        operation.close()
-        raise
-    except BaseException as error:
-        operation.fail(error)
-        raise
+        if opened[1] is not EXHAUSTED:
+            yield reader.took(opened.pop())
+        with suppress(StopAsyncIteration):
+            while True:
+                yield await reader.__anext__()
     finally:
-        await items.aclose()
+        await reader.aclose()
+
+
+async def _each(items: Any) -> AsyncIterator[Any]:
+    """The items of either kind of iterable: a fallback's value may be any."""
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 def _observe(operation: Operation, item: Any) -> None:
@@ -241,23 +240,25 @@ def _observe(operation: Operation, item: Any) -> None:
 # -- the request ---------------------------------------------------------------------------------------------------
 
 
-def _describe(client: Ollama, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any], parent: Any = None) -> Call:
+def _describe(
+    client: Ollama, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any], origin: Mapping[str, Any] | None = None
+) -> Call:
     path = next((a for a in args if isinstance(a, str) and "/" in a), str(kwargs.get("url", "")))
     body = kwargs.get("json") or {}
     host, port = address(path if "://" in path else api._client.base_url)
-    model = body.get("model")
+    facts = _request_facts(body)
     rewind_to = rewind_points(kwargs.get("content"))
     return Call(
         client=client,
-        operation=_operation_name(path),
+        operation=_operation_name(path, is_check="HEAD" in args),
         host=host,
         port=port,
-        subject=model if isinstance(model, str) else None,
+        subject=facts.get("model"),
         streaming=bool(body.get("stream")),
         attempts=1 if rewind_to is None else None,
-        facts=_request_facts(body),
+        facts=facts,
         own={"rewind_to": rewind_to or []},
-        parent=parent,
+        **(origin or {}),
     )
 
 
@@ -265,17 +266,26 @@ def _without_stream(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "stream"}
 
 
-def _operation_name(path: str) -> str:
+def _operation_name(path: str, *, is_check: bool) -> str:
     if path in _OPERATIONS:
         return _OPERATIONS[path]
-    name = path.rpartition("/api/")[2]
-    return "create_blob" if name.startswith("blobs/") else name.replace("/", "_")
+    name = path.rpartition("/")[2]
+    if "/blobs/" in path:
+        return "check_blob" if is_check else "create_blob"
+    return name if name in _METHODS else "_OTHER"
 
 
 def _request_facts(body: dict[str, Any]) -> Facts:
     facts: Facts = {"provider": "ollama"}
-    if isinstance(body.get("model"), str):
-        facts["model"] = body["model"]
+    model = body.get("model") or body.get("name")  # 0.3 calls a model that is not asked but managed a name
+    if isinstance(model, str):
+        facts["model"] = model
+    if isinstance(body.get("dimensions"), int):
+        facts["dimensions"] = body["dimensions"]
+    if body.get("stream") is True:
+        facts["stream"] = True
+    if body.get("format"):  # "json", or a schema
+        facts["output_type"] = "json"
     options = body.get("options") or {}
     for name in _OPTIONS:
         if isinstance(options.get(name), (int, float)):
@@ -305,6 +315,12 @@ def _prepared(
     if limit is None and getattr(own, "read", own) is None:
         limit = _TIMEOUT
     return args, kwargs if limit is None else {**kwargs, "timeout": clamped(own, limit)}
+
+
+def _done_before(operation: Operation, error: Exception) -> tuple[Any, ...]:
+    """The answer to a delete that an earlier attempt has carried out, in a tuple; an empty one if that is not so."""
+    is_done = operation.call.operation == "delete" and deletes.is_done(operation, error)
+    return (deletes.ollama_answer(error),) if is_done else ()
 
 
 # -- the answer ----------------------------------------------------------------------------------------------------

@@ -6,15 +6,20 @@ The client's own retries are taken over: each attempt runs with ``max_retries=0`
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+from stormproof.clients import deletes
+from stormproof.clients.openai_answers import answer_facts, observe, raw_facts
+from stormproof.clients.openai_calls import body_of, is_replay_safe, request_facts, request_of
 from stormproof.clients.patching import Splices, begin, harmless
-from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, then, then_async, watch_response
+from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, Watch, closing, closing_async, watch_response
 from stormproof.clients.transport import (
     address,
     clamped,
@@ -36,27 +41,6 @@ _DEFAULT_MAX_RETRIES = 2  # a client-level value of 2 cannot be told from the de
 _RATE_LIMITED = 429
 _NO_MORE_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 _SPECIAL_STATUSES = {409: (Weight.IGNORED, Retry.ALWAYS)}
-
-#: The official operation names; every other path names itself (``post files/{id}``).
-_OPERATIONS = {
-    "/chat/completions": "chat",
-    "/responses": "chat",
-    "/completions": "text_completion",
-    "/embeddings": "embeddings",
-}
-#: POSTs that leave nothing behind on the server. ``/responses`` counts among them only with ``store=False``.
-_WITHOUT_TRACE = ("/chat/completions", "/completions", "/embeddings", "/moderations", "/audio/", "/images/")
-_ID = re.compile(r"^(?:[a-z]+[-_](?=.*\d)[\w-]+|[0-9a-f-]{16,}|ft:.+|.*\d{4,}.*)$", re.IGNORECASE)
-_REQUEST_FACTS = (
-    "model",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "frequency_penalty",
-    "presence_penalty",
-    "seed",
-    "dimensions",
-)
 
 
 class OpenAI:
@@ -82,13 +66,8 @@ class OpenAI:
         return Verdict(Weight.IGNORED, error_type=name)
 
     def response_facts(self, call: Call, result: Any) -> Facts:
-        facts: Facts = {}
-        _add_identity(facts, result)
-        _add_usage(facts, getattr(result, "usage", None))
-        choices = getattr(result, "choices", None)
-        if choices:
-            facts["finish_reasons"] = [choice.finish_reason for choice in choices]
-        return facts
+        response = _http_response(result)
+        return answer_facts(result) if response is None else raw_facts(call, response)
 
     def is_open(self, call: Call, result: Any) -> bool:
         if isinstance(result, tuple) or hasattr(result, "_iterator"):
@@ -126,7 +105,13 @@ class _Requests:
 
         def send(operation: Operation, attempt: Attempt) -> Any:
             new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, attempt, otherwise=(args, kwargs))
-            return _numbered(original(api, *new_args, **new_kwargs), attempt)
+            try:
+                return _numbered(original(api, *new_args, **new_kwargs), attempt)
+            except Exception as error:
+                done = harmless(_done_before, operation, error, args, kwargs, otherwise=())
+                if not done:
+                    raise
+                return done[0]
 
         def reopen(operation: Operation, attempt: Attempt) -> tuple[Any, Iterator[Any]]:
             items = _replaced(result, send(operation, attempt))
@@ -146,7 +131,13 @@ class _Requests:
 
         async def send(operation: Operation, attempt: Attempt) -> Any:
             new_args, new_kwargs = harmless(_prepared, api, args, kwargs, operation, attempt, otherwise=(args, kwargs))
-            return _numbered(await original(api, *new_args, **new_kwargs), attempt)
+            try:
+                return _numbered(await original(api, *new_args, **new_kwargs), attempt)
+            except Exception as error:
+                done = harmless(_done_before, operation, error, args, kwargs, otherwise=())
+                if not done:
+                    raise
+                return done[0]
 
         async def reopen(operation: Operation, attempt: Attempt) -> tuple[Any, AsyncIterator[Any]]:
             items = _replaced(result, await send(operation, attempt))
@@ -165,22 +156,28 @@ class _Requests:
 
 def _describe(client: OpenAI, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     options = _options(args, kwargs)
-    host, port = address(api.base_url)
-    body = options.json_data if isinstance(options.json_data, dict) else {}
-    explicit = _explicit_retries(api, options)
+    url = options.url if "://" in options.url else f"{str(api.base_url).rstrip('/')}/{options.url.lstrip('/')}"
+    host, port = address(url)
+    request, body = request_of(options.method, options.url), body_of(options)
+    facts = request_facts(api, request, options.url, body)
+    per_request, per_client = _explicit_attempts(options.max_retries), _attempts_of_client(api)
     rewind_to = rewind_points([getattr(options, "content", None), getattr(options, "files", None)])
-    model = body.get("model")
     return Call(
         client=client,
-        operation=_operation_name(options),
+        operation=request.operation,
         host=host,
         port=port,
-        subject=model if isinstance(model, str) else None,
-        replay_safe=explicit is not None or _is_replay_safe(options, body),
+        subject=facts.get("model"),
+        replay_safe=per_request is not None or per_client is not None or is_replay_safe(request, body),
         streaming=bool(kwargs.get("stream")),
-        attempts=1 if rewind_to is None else None if explicit is None else explicit + 1,
-        facts=_request_facts(api, body),
-        own={"request": (options.method, str(api.base_url).rstrip("/") + options.url), "rewind_to": rewind_to or []},
+        attempts=1 if rewind_to is None else per_request,
+        client_attempts=per_client,
+        facts=facts,
+        own={
+            "request": (options.method, url),
+            "rewind_to": rewind_to or [],
+            "is_official": request.operation != request.template,
+        },
     )
 
 
@@ -188,43 +185,14 @@ def _options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return kwargs["options"] if "options" in kwargs else args[1]
 
 
-def _explicit_retries(api: Any, options: Any) -> int | None:
-    """What the user asked for with ``max_retries``, per request or per client; None if nothing."""
-    if isinstance(options.max_retries, int):
-        return options.max_retries
-    retries: int = api.max_retries
-    return retries if retries != _DEFAULT_MAX_RETRIES else None
+def _explicit_attempts(max_retries: Any) -> int | None:
+    """What the user asked for with ``max_retries``; None if nothing."""
+    return max_retries + 1 if isinstance(max_retries, int) else None
 
 
-def _operation_name(options: Any) -> str:
-    path = options.url.partition("?")[0]
-    if path in _OPERATIONS and options.method.lower() == "post":
-        return _OPERATIONS[path]
-    segments = ("{id}" if _ID.match(segment) else segment for segment in path.split("/") if segment)
-    return f"{options.method.lower()} {'/'.join(segments)}"
-
-
-def _is_replay_safe(options: Any, body: Mapping[str, Any]) -> bool:
-    if options.method.lower() in ("get", "delete"):
-        return True
-    if options.url.startswith("/responses"):
-        return body.get("store") is False and not body.get("conversation")
-    return str(options.url).startswith(_WITHOUT_TRACE)
-
-
-def _request_facts(api: Any, body: Mapping[str, Any]) -> Facts:
-    facts: Facts = {fact: body[fact] for fact in _REQUEST_FACTS if isinstance(body.get(fact), (str, int, float))}
-    facts["provider"] = "azure.ai.openai" if "Azure" in type(api).__name__ else "openai"
-    if isinstance(body.get("max_completion_tokens"), int):
-        facts["max_tokens"] = body["max_completion_tokens"]
-    stop = body.get("stop")
-    if stop:
-        facts["stop_sequences"] = [stop] if isinstance(stop, str) else list(stop)
-    if isinstance(body.get("n"), int) and body["n"] != 1:
-        facts["choice_count"] = body["n"]
-    if isinstance(body.get("encoding_format"), str):
-        facts["encoding_formats"] = [body["encoding_format"]]
-    return facts
+def _attempts_of_client(api: Any) -> int | None:
+    """As :func:`_explicit_attempts`, by the client's own setting; also by that of ``with_options``, which copies it."""
+    return None if api.max_retries == _DEFAULT_MAX_RETRIES else _explicit_attempts(api.max_retries)
 
 
 def _prepared(
@@ -267,6 +235,18 @@ def _idempotency_key(api: Any, operation: Operation) -> str:
     return key
 
 
+def _done_before(
+    operation: Operation, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The answer to a delete that an earlier attempt has carried out, in a tuple; an empty one if that is not so."""
+    options = _options(args, kwargs)
+    if options.method.lower() != "delete" or not deletes.is_done(operation, error):
+        return ()
+    with suppress(deletes.NothingKnownError):
+        return (deletes.openai_answer(kwargs["cast_to"] if "cast_to" in kwargs else args[0], options),)
+    return ()
+
+
 # -- the answer ---------------------------------------------------------------------------------------------------
 
 
@@ -284,12 +264,35 @@ def _http_response(result: Any) -> Any:
 
 
 def _watch(result: Any, operation: Operation, retry: Any, reader_type: Any) -> None:
-    if not hasattr(result, "_iterator"):
-        watch_response(_http_response(result), operation)
+    if hasattr(result, "_iterator"):
+        reader = reader_type(operation, result._iterator, observe, retry)
+        result._iterator = reader
+        _watch_close(result.response, reader)
         return
-    reader = reader_type(operation, result._iterator, _observe, retry)
-    result._iterator = reader
-    _watch_close(result.response, reader)
+    watch = watch_response(_http_response(result), operation, functools.partial(raw_facts, operation.call))
+    if hasattr(result, "parse"):
+        vars(result)["parse"] = _parsing(result.parse, watch)
+
+
+def _parsing(parse: Any, watch: Watch) -> Any:
+    """A raw response makes its stream only when it is asked to: then the items are watched instead of the bytes."""
+
+    def watched(parsed: Any) -> Any:
+        if hasattr(parsed, "_iterator"):
+            parsed._iterator = watch.items(parsed._iterator, observe)
+        return parsed
+
+    @functools.wraps(parse)
+    def parse_watched(*args: Any, **kwargs: Any) -> Any:
+        parsed = parse(*args, **kwargs)
+        return harmless(watched, parsed, otherwise=parsed)
+
+    @functools.wraps(parse)
+    async def parse_watched_async(*args: Any, **kwargs: Any) -> Any:
+        parsed = await parse(*args, **kwargs)
+        return harmless(watched, parsed, otherwise=parsed)
+
+    return parse_watched_async if inspect.iscoroutinefunction(parse) else parse_watched
 
 
 def _replaced(stream: Any, new: Any) -> Any:
@@ -302,40 +305,9 @@ def _replaced(stream: Any, new: Any) -> Any:
 def _watch_close(response: Any, reader: Any) -> None:
     """Helpers of the client close the response itself, behind the stream's back."""
     if isinstance(reader, AsyncReader):
-        vars(response)["aclose"] = then_async(response.aclose, reader.closed)
+        vars(response)["aclose"] = closing_async(response.aclose, reader.closed)
     else:
-        vars(response)["close"] = then(response.close, reader.closed)
-
-
-def _observe(operation: Operation, chunk: Any) -> None:
-    facts = operation.facts
-    if operation.items == 1:
-        _add_identity(facts, chunk)
-    choices = getattr(chunk, "choices", None)
-    if choices and choices[0].finish_reason is not None:
-        facts["finish_reasons"] = [choice.finish_reason for choice in choices]
-    usage = getattr(chunk, "usage", None)
-    if usage is not None:
-        _add_usage(facts, usage)
-
-
-def _add_identity(facts: Facts, answer: Any) -> None:
-    for fact, attribute in (("response_id", "id"), ("response_model", "model")):
-        value = getattr(answer, attribute, None)
-        if isinstance(value, str):
-            facts[fact] = value
-
-
-def _add_usage(facts: Facts, usage: Any) -> None:
-    """Tokens, whichever of the two vocabularies the endpoint has (chat's or responses')."""
-    for fact, names in (
-        ("input_tokens", ("prompt_tokens", "input_tokens")),
-        ("output_tokens", ("completion_tokens", "output_tokens")),
-    ):
-        for name in names:
-            value = getattr(usage, name, None)
-            if isinstance(value, int):
-                facts[fact] = value
+        vars(response)["close"] = closing(response.close, reader.closed)
 
 
 # -- errors -------------------------------------------------------------------------------------------------------

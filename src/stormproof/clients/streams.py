@@ -9,36 +9,56 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 from stormproof.clients.patching import harmless
+from stormproof.resilience.call import Facts
 from stormproof.resilience.operation import Operation
 
 #: Takes what an item tells into ``operation.facts``. Must not keep the item; if it fails, the app has the item still.
 Observe = Callable[[Operation, Any], None]
 
-
 #: What ``retry`` returns for the first item of a stream that has none.
 EXHAUSTED = object()
+
+
+#: Whose step runs in this thread or task, if any does.
+_stepping: ContextVar[Any] = ContextVar("stormproof_stepping", default=None)
+
+
+class _Step:
+    """While it runs, the client may close the response before its error, or its end, gets to the reader."""
+
+    __slots__ = ("_outer", "_reader")
+
+    def __init__(self, reader: _Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> None:
+        self._outer = _stepping.get()
+        _stepping.set(self._reader)
+
+    def __exit__(self, *_: object) -> None:
+        _stepping.set(self._outer)  # not by a token: it may be refused, and then the app would get our error
 
 
 class _Reader:
     def __init__(self, operation: Operation, observe: Observe) -> None:
         self._operation = operation
         self._observe = observe
-        #: While a step runs, the client may close the response before its error gets here: the step decides.
-        self.stepping = False
 
     def closed(self) -> None:
-        """The response was closed by someone: the end, unless a step is running."""
-        if not self.stepping:
+        """The response is being closed: by a step of ours, which then decides what that means, or by the app."""
+        if _stepping.get() is not self:
             self._operation.close()
 
     def __del__(self) -> None:
         with suppress(Exception):  # at interpreter exit nothing is left to report with
             self._operation.close()
 
-    def _took(self, item: Any) -> Any:
+    def took(self, item: Any) -> Any:
+        """Note the item, and hand it on."""
         self._operation.item()
         harmless(self._observe, self._operation, item, otherwise=None)
         return item
@@ -48,7 +68,7 @@ class Reader(_Reader):
     """Stands in for the iterator of a synchronous stream.
 
     ``retry`` is called when the stream fails before its first item and a retry was decided on; it returns the first
-    item of a new stream (or ``EXHAUSTED``) and that stream's iterator.
+    item of a new stream (or ``EXHAUSTED``) and that stream's iterator. Without it, nothing is repeated.
     """
 
     def __init__(
@@ -56,7 +76,7 @@ class Reader(_Reader):
         operation: Operation,
         iterator: Iterator[Any],
         observe: Observe,
-        retry: Callable[[], tuple[Any, Iterator[Any]]],
+        retry: Callable[[], tuple[Any, Iterator[Any]]] | None = None,
     ) -> None:
         super().__init__(operation, observe)
         self._iterator = iterator
@@ -66,14 +86,12 @@ class Reader(_Reader):
         return self
 
     def __next__(self) -> Any:
-        self.stepping = True
-        try:
-            return self._took(self._step())
-        except StopIteration:
-            self._operation.succeed()
-            raise
-        finally:
-            self.stepping = False
+        with _Step(self):
+            try:
+                return self.took(self._step())
+            except StopIteration:
+                self._operation.succeed()
+                raise
 
     def _step(self) -> Any:
         try:
@@ -81,8 +99,8 @@ class Reader(_Reader):
         except StopIteration:
             raise
         except BaseException as error:
-            self._operation.fail(error)
-            if self._operation.wait is None:
+            self._operation.fail(error, final=self._retry is None)
+            if self._operation.wait is None or self._retry is None:
                 raise
         item, self._iterator = self._retry()
         if item is EXHAUSTED:
@@ -91,10 +109,10 @@ class Reader(_Reader):
 
     def close(self) -> None:
         """Close the stream, as ``generator.close``."""
+        self.closed()
         close = getattr(self._iterator, "close", None)
         if close is not None:
             close()
-        self.closed()
 
 
 class AsyncReader(_Reader):
@@ -105,7 +123,7 @@ class AsyncReader(_Reader):
         operation: Operation,
         iterator: AsyncIterator[Any],
         observe: Observe,
-        retry: Callable[[], Awaitable[tuple[Any, AsyncIterator[Any]]]],
+        retry: Callable[[], Awaitable[tuple[Any, AsyncIterator[Any]]]] | None = None,
     ) -> None:
         super().__init__(operation, observe)
         self._iterator = iterator
@@ -115,14 +133,12 @@ class AsyncReader(_Reader):
         return self
 
     async def __anext__(self) -> Any:
-        self.stepping = True
-        try:
-            return self._took(await self._step())
-        except StopAsyncIteration:
-            self._operation.succeed()
-            raise
-        finally:
-            self.stepping = False
+        with _Step(self):
+            try:
+                return self.took(await self._step())
+            except StopAsyncIteration:
+                self._operation.succeed()
+                raise
 
     async def _step(self) -> Any:
         try:
@@ -130,8 +146,8 @@ class AsyncReader(_Reader):
         except StopAsyncIteration:
             raise
         except BaseException as error:
-            self._operation.fail(error)
-            if self._operation.wait is None:
+            self._operation.fail(error, final=self._retry is None)
+            if self._operation.wait is None or self._retry is None:
                 raise
         item, self._iterator = await self._retry()
         if item is EXHAUSTED:
@@ -140,103 +156,133 @@ class AsyncReader(_Reader):
 
     async def aclose(self) -> None:
         """Close the stream, as ``async_generator.aclose``."""
+        self.closed()
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
-        self.closed()
 
 
-def watch_response(response: Any, operation: Operation) -> None:
-    """End the operation with an open httpx response that the app reads by itself (raw and streamed responses).
-
-    Its own ``iter_raw`` and ``close`` are shadowed on this one object; its type stays what it is. One that is dropped
-    unread ends it too.
-    """
-    own, watch = vars(response), _Watch(operation)
-    if hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__"):
-        own["aiter_raw"] = watch.reading_async(response.aiter_raw)
-        own["aclose"] = then_async(response.aclose, watch.closed)
-    else:
-        own["iter_raw"] = watch.reading(response.iter_raw)
-        own["close"] = then(response.close, watch.closed)
-    weakref.finalize(response, operation.close)
-
-
-def then(function: Callable[[], Any], after: Callable[[], None]) -> Callable[[], Any]:
-    """``function`` followed by ``after``, whether it raises or not."""
+def closing(close: Callable[[], Any], closed: Callable[[], None]) -> Callable[[], Any]:
+    """``close``, told to ``closed`` before: a thread that reads meanwhile sees an error, which is not the server's."""
 
     def both() -> Any:
-        try:
-            return function()
-        finally:
-            after()
+        closed()
+        return close()
 
     return both
 
 
-def then_async(function: Callable[[], Awaitable[Any]], after: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
-    """As :func:`then`."""
+def closing_async(close: Callable[[], Awaitable[Any]], closed: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
+    """As :func:`closing`."""
 
     async def both() -> Any:
-        try:
-            return await function()
-        finally:
-            after()
+        closed()
+        return await close()
 
     return both
 
 
-class _Watch:
-    """Settles the operation of a response that is read in raw chunks."""
+def watch_response(response: Any, operation: Operation, facts: Callable[[Any], Facts]) -> Watch:
+    """End the operation with an open httpx response that the app reads by itself (raw and streamed responses).
 
-    def __init__(self, operation: Operation) -> None:
+    Its own methods to read and to close are shadowed on this one object; its type stays what it is. One that is
+    dropped unread ends it too. ``facts``: what a response that was read whole tells.
+    """
+    own, watch = vars(response), Watch(operation, facts)
+    if hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__"):
+        own["aread"] = watch.whole_async(response)
+        own["aiter_raw"] = watch.parts_async(response.aiter_raw)
+        own["aclose"] = closing_async(response.aclose, watch.closed)
+    else:
+        own["read"] = watch.whole(response)
+        own["iter_raw"] = watch.parts(response.iter_raw)
+        own["close"] = closing(response.close, watch.closed)
+    weakref.finalize(response, operation.close)
+    return watch
+
+
+class Watch:
+    """Has the operation of a response settled by who reads it first: whole, in raw parts, or as a stream of items."""
+
+    def __init__(self, operation: Operation, facts: Callable[[Any], Facts]) -> None:
         self._operation = operation
-        #: As in :class:`_Reader`: httpx2 closes a response before its error, or its end, gets here.
-        self._stepping = False
+        self._facts = facts
+        self._reader: _Reader | None = None
 
     def closed(self) -> None:
-        if not self._stepping:
+        if self._reader is None:
             self._operation.close()
+        else:
+            self._reader.closed()
 
-    def reading(self, read: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
+    def items(self, iterator: Any, observe: Observe) -> Any:
+        """The items that the client makes of the response, watched."""
+        if self._operation.is_over or isinstance(iterator, _Reader):
+            return iterator
+        reader: Reader | AsyncReader
+        if hasattr(iterator, "__anext__"):
+            reader = AsyncReader(self._operation, iterator, observe)
+        else:
+            reader = Reader(self._operation, iterator, observe)
+        self._reader = reader
+        return reader
+
+    def parts(self, read: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
         def read_watched(*args: Any, **kwargs: Any) -> Iterator[bytes]:
             chunks = read(*args, **kwargs)
-            while (chunk := self._step(chunks)) is not EXHAUSTED:
-                yield chunk
+            if self._reader is None:
+                chunks = self._reader = Reader(self._operation, chunks, _observe_nothing)
+            yield from chunks
 
         return read_watched
 
-    def reading_async(self, read: Callable[..., AsyncIterator[bytes]]) -> Callable[..., AsyncIterator[bytes]]:
+    def parts_async(self, read: Callable[..., AsyncIterator[bytes]]) -> Callable[..., AsyncIterator[bytes]]:
         async def read_watched(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             chunks = read(*args, **kwargs)
-            while (chunk := await self._step_async(chunks)) is not EXHAUSTED:
-                yield chunk
+            if self._reader is None:
+                chunks = self._reader = AsyncReader(self._operation, chunks, _observe_nothing)
+            with suppress(StopAsyncIteration):
+                while True:
+                    yield await chunks.__anext__()  # no name holds it until the next one is there
 
         return read_watched
 
-    def _step(self, chunks: Iterator[bytes]) -> Any:
-        self._stepping = True
-        try:
-            return self._took(next(chunks, EXHAUSTED))
-        except BaseException as error:
-            self._operation.fail(error, final=True)
-            raise
-        finally:
-            self._stepping = False
+    def whole(self, response: Any) -> Callable[[], Any]:
+        read = response.read
 
-    async def _step_async(self, chunks: AsyncIterator[bytes]) -> Any:
-        self._stepping = True
-        try:
-            return self._took(await anext(chunks, EXHAUSTED))
-        except BaseException as error:
-            self._operation.fail(error, final=True)
-            raise
-        finally:
-            self._stepping = False
+        def read_watched() -> Any:
+            if self._reader is not None:
+                return read()
+            self._reader = _Reader(self._operation, _observe_nothing)
+            with _Step(self._reader):
+                try:
+                    content = read()
+                except BaseException as error:
+                    self._operation.fail(error, final=True)
+                    raise
+            self._operation.succeed(harmless(self._facts, response, otherwise=None))
+            return content
 
-    def _took(self, chunk: Any) -> Any:
-        if chunk is EXHAUSTED:
-            self._operation.succeed()
-        else:
-            self._operation.item()
-        return chunk
+        return read_watched
+
+    def whole_async(self, response: Any) -> Callable[[], Awaitable[Any]]:
+        read = response.aread
+
+        async def read_watched() -> Any:
+            if self._reader is not None:
+                return await read()
+            self._reader = _Reader(self._operation, _observe_nothing)
+            with _Step(self._reader):
+                try:
+                    content = await read()
+                except BaseException as error:
+                    self._operation.fail(error, final=True)
+                    raise
+            self._operation.succeed(harmless(self._facts, response, otherwise=None))
+            return content
+
+        return read_watched
+
+
+def _observe_nothing(operation: Operation, item: Any) -> None:
+    """Bytes tell nothing."""
