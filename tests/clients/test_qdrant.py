@@ -247,15 +247,6 @@ def test_the_look_at_the_servers_version_is_no_trace_of_its_own(
     assert {exchange.path for exchange in proxy.exchanges} <= {"/"}
 
 
-def test_local_mode_is_left_alone(shield: Shield) -> None:
-    client = QdrantClient(":memory:")
-    client.create_collection(COLLECTION, vectors_config=_vectors())
-    client.upload_points(COLLECTION, some(10), batch_size=2)
-    assert client.count(COLLECTION).count == 10
-    client.close()
-    assert shield.signals.spans == []
-
-
 def _vectors() -> models.VectorParams:
     return models.VectorParams(size=4, distance=models.Distance.DOT)
 

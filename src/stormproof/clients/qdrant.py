@@ -1,23 +1,21 @@
-"""qdrant-client over REST: spliced into ``ApiClient.send``, and ``request`` for the URL's template and parameters.
-
-The uploaders' own retries are taken over: each batch is one call whose attempts are ours alone.
-"""
+"""qdrant-client over REST: spliced into ``ApiClient.send``, and ``request`` for the URL's template and parameters."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import inspect
-import re
 import sys
-from collections.abc import Callable
 from contextvars import ContextVar
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from stormproof.clients import qdrant_operations as operations
+from stormproof.clients import transport
 from stormproof.clients.patching import Splices, begin, harmless, protecting
+from stormproof.clients.qdrant_uploads import through_uploader
 from stormproof.clients.transport import address, clamped, error_verdict, headers_elsewhere, status_verdict
 from stormproof.errors import refused_message, refused_type
 from stormproof.resilience.attempt import Attempt
@@ -28,80 +26,24 @@ from stormproof.resilience.runner import Runner
 from stormproof.resilience.targets import Target
 
 _SPECIAL_STATUSES = {409: (Weight.SUCCESS, Retry.NEVER)}
-
-#: (method, URL template) → the name of the public method, where it is not the template's last word.
-_OPERATIONS = {
-    ("GET", "/collections"): "get_collections",
-    ("GET", "/collections/{collection_name}"): "get_collection",
-    ("PUT", "/collections/{collection_name}"): "create_collection",
-    ("PATCH", "/collections/{collection_name}"): "update_collection",
-    ("DELETE", "/collections/{collection_name}"): "delete_collection",
-    ("GET", "/collections/{collection_name}/exists"): "collection_exists",
-    ("POST", "/collections/aliases"): "update_collection_aliases",
-    ("GET", "/collections/{collection_name}/aliases"): "get_collection_aliases",
-    ("GET", "/aliases"): "get_aliases",
-    ("PUT", "/collections/{collection_name}/index"): "create_payload_index",
-    ("DELETE", "/collections/{collection_name}/index/{field_name}"): "delete_payload_index",
-    ("PUT", "/collections/{collection_name}/points"): "upsert",
-    ("POST", "/collections/{collection_name}/points"): "retrieve",
-    ("POST", "/collections/{collection_name}/points/delete"): "delete",
-    ("POST", "/collections/{collection_name}/points/query"): "query_points",
-    ("POST", "/collections/{collection_name}/points/query/batch"): "query_batch_points",
-    ("POST", "/collections/{collection_name}/points/query/groups"): "query_points_groups",
-    ("POST", "/collections/{collection_name}/points/search"): "search",
-    ("POST", "/collections/{collection_name}/points/search/batch"): "search_batch",
-    ("POST", "/collections/{collection_name}/points/search/groups"): "search_groups",
-    ("POST", "/collections/{collection_name}/points/search/matrix/pairs"): "search_matrix_pairs",
-    ("POST", "/collections/{collection_name}/points/search/matrix/offsets"): "search_matrix_offsets",
-    ("POST", "/collections/{collection_name}/points/recommend"): "recommend",
-    ("POST", "/collections/{collection_name}/points/discover"): "discover",
-    ("POST", "/collections/{collection_name}/points/batch"): "batch_update_points",
-    ("POST", "/collections/{collection_name}/points/payload"): "set_payload",
-    ("PUT", "/collections/{collection_name}/points/payload"): "overwrite_payload",
-    ("POST", "/collections/{collection_name}/points/payload/delete"): "delete_payload",
-    ("POST", "/collections/{collection_name}/points/payload/clear"): "clear_payload",
-    ("PUT", "/collections/{collection_name}/points/vectors"): "update_vectors",
-    ("POST", "/collections/{collection_name}/points/vectors/delete"): "delete_vectors",
-    ("GET", "/collections/{collection_name}/cluster"): "collection_cluster_info",
-    ("POST", "/collections/{collection_name}/cluster"): "cluster_collection_update",
-    ("PUT", "/collections/{collection_name}/shards"): "create_shard_key",
-    ("GET", "/collections/{collection_name}/shards"): "list_shard_keys",
-    ("POST", "/collections/{collection_name}/shards/delete"): "delete_shard_key",
-    ("GET", "/collections/{collection_name}/snapshots"): "list_snapshots",
-    ("POST", "/collections/{collection_name}/snapshots"): "create_snapshot",
-    ("PUT", "/collections/{collection_name}/snapshots/recover"): "recover_snapshot",
-    ("GET", "/snapshots"): "list_full_snapshots",
-    ("POST", "/snapshots"): "create_full_snapshot",
-    ("GET", "/cluster"): "cluster_status",
-    ("GET", "/"): "info",
-}
-#: May be carried out twice with the same end. Everything else is repeated only if it surely was not carried out.
-_IDEMPOTENT_WRITES = frozenset(
-    (
-        "upsert",
-        "delete",
-        "set_payload",
-        "overwrite_payload",
-        "delete_payload",
-        "clear_payload",
-        "update_vectors",
-        "delete_vectors",
-        "create_payload_index",
-        "delete_payload_index",
-        "delete_collection",
-    )
-)
-_READS = re.compile(
-    r"get_|list_|search|query|recommend|discover|retrieve$|count$|scroll$|facet$|info$|collection_exists$"
-)
+#: How the client speaks of a 429 whose hint is no whole number, such as a date.
+_UNREAD_HINT = "Retry-After header value is not a valid integer: "
 
 #: (method, template, path parameters) of the request that is being made, from ``request`` to ``send``.
 _request: ContextVar[tuple[str, str, dict[str, Any]] | None] = ContextVar("stormproof_qdrant_request", default=None)
-_in_upload: ContextVar[bool] = ContextVar("stormproof_qdrant_upload", default=False)
+#: How many points, queries or operations it carries; only the API's functions have them before they are JSON.
+_batch: ContextVar[int | None] = ContextVar("stormproof_qdrant_batch", default=None)
 
-
-class _UploadFailedError(Exception):
-    """Carries a batch's last error through the uploader's own retry loop, which knows only some errors."""
+#: The functions of the REST API that take several at once, and what they are called.
+_BATCHES = {
+    "upsert_points": "upsert",
+    "update_vectors": "update_vectors",
+    "batch_update": "batch_update_points",
+    "query_batch_points": "query_batch_points",
+    "search_batch_points": "search_batch",
+    "recommend_batch_points": "recommend_batch",
+    "discover_batch_points": "discover_batch",
+}
 
 
 class Qdrant:
@@ -114,8 +56,9 @@ class Qdrant:
         if name == "UnexpectedResponse":
             return status_verdict(error.status_code or 0, error.headers or {}, _SPECIAL_STATUSES)  # type: ignore[attr-defined]
         if name == "ResourceExhaustedResponse":
-            hint = float(error.retry_after_s)  # type: ignore[attr-defined]
-            return Verdict(Weight.IGNORED, Retry.ALWAYS, "429", 429, hint, rate_limited=True)
+            return _rate_limited(str(error.retry_after_s))  # type: ignore[attr-defined]
+        if name == "QdrantException" and str(error).startswith(_UNREAD_HINT):
+            return _rate_limited(str(error).removeprefix(_UNREAD_HINT))
         source = getattr(error, "source", error)
         verdict = error_verdict(source)
         if verdict is not None:
@@ -132,6 +75,11 @@ class Qdrant:
 
     def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
         return _refused_error(target.name, refusal)
+
+
+def _rate_limited(retry_after: str) -> Verdict:
+    hint = transport.retry_after({"retry-after": retry_after})
+    return Verdict(Weight.IGNORED, Retry.ALWAYS, "429", 429, hint, rate_limited=True)
 
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
@@ -181,9 +129,10 @@ class _Requests:
         try:
             return self._runner.run(operation, send)
         except Exception as error:
-            if _in_upload.get():
-                raise _UploadFailedError from error
-            raise
+            failure = through_uploader(error)
+            if failure is error:
+                raise
+            raise failure from error
 
     async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operation = begin(self._runner, _describe, self._client, api, args, kwargs)
@@ -198,25 +147,39 @@ class _Requests:
         return await self._runner.run_async(operation, send)
 
 
-def patch_uploader(module: ModuleType, runner: Runner) -> Splices:
-    """Take over the batch uploader's retries. ``module`` is the imported ``qdrant_client.uploader.rest_uploader``."""
+def patch_api(module: ModuleType, runner: Runner) -> Splices:
+    """Note the size of a batch. ``module`` is an imported ``qdrant_client.http.api.…_api``."""
     splices = Splices()
-    once = _one_round(module.upload_batch)
-
-    def upload_batch(original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bound = inspect.signature(original).bind(api, *args, **kwargs)
-        bound.arguments["max_retries"] = once
-        token = _in_upload.set(True)
-        try:
-            return original(*bound.args, **bound.kwargs)
-        except _UploadFailedError as failure:
-            error = failure.__cause__ or failure
-        finally:
-            _in_upload.reset(token)
-        raise error
-
-    splices.add(module, "upload_batch", upload_batch)
+    apis = [api for name, api in vars(module).items() if name.startswith(("Sync", "Async")) and isinstance(api, type)]
+    for api in apis:
+        for name, operation in _BATCHES.items():
+            if name in vars(api):
+                note = _note_batch_async if inspect.iscoroutinefunction(vars(api)[name]) else _note_batch
+                splices.add(api, name, functools.partial(note, operation))
     return splices
+
+
+def _note_batch(operation: str, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    token = _batch.set(harmless(_batch_size, operation, args, kwargs, otherwise=None))
+    try:
+        return original(api, *args, **kwargs)
+    finally:
+        _batch.reset(token)
+
+
+async def _note_batch_async(
+    operation: str, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    token = _batch.set(harmless(_batch_size, operation, args, kwargs, otherwise=None))
+    try:
+        return await original(api, *args, **kwargs)
+    finally:
+        _batch.reset(token)
+
+
+def _batch_size(operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    sizes = (operations.batch_size(operation, model) for model in (*args, *kwargs.values()))
+    return next((size for size in sizes if size is not None), None)
 
 
 def patch_version_check(module: ModuleType, runner: Runner) -> Splices:
@@ -235,45 +198,31 @@ def patch_version_check(module: ModuleType, runner: Runner) -> Splices:
     return splices
 
 
-def _one_round(upload_batch: Callable[..., Any]) -> int:
-    """The ``max_retries`` with which the uploader sends a batch exactly once: its loops count in two ways."""
-    source = inspect.getsource(inspect.unwrap(upload_batch))
-    return 0 if "<= max_retries" in source else 1
-
-
 # -- the request ---------------------------------------------------------------------------------------------------
 
 
 def _describe(client: Qdrant, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     request = kwargs["request"] if "request" in kwargs else args[0]
     method, template, parameters = _request.get() or (request.method, request.url.path, {})
-    operation = _operation_name(method, template)
+    operation = operations.of_rest(method, template)
     host, port = address(request.url)
     collection = parameters.get("collection_name")
+    collection = str(collection) if collection is not None else None
     return Call(
         client=client,
         operation=operation,
         host=host,
         port=port,
-        subject=str(collection) if collection is not None else None,
+        subject=collection,
         replay_safe=_is_replay_safe(operation, request),
-        facts={} if collection is None else {"collection": str(collection)},
+        facts=operations.facts(collection, _batch.get()),
     )
-
-
-def _operation_name(method: str, template: str) -> str:
-    path = template if template.startswith("/") else "/" + template
-    known = _OPERATIONS.get((method.upper(), path))
-    if known:
-        return known
-    words = [word for word in path.split("/") if word and not word.startswith("{")]
-    return words[-1] if words else method.lower()
 
 
 def _is_replay_safe(operation: str, request: Any) -> bool:
     if operation == "upsert" and (b'"update_filter"' in request.content or b'"update_mode"' in request.content):
         return False
-    return request.method == "GET" or operation in _IDEMPOTENT_WRITES or _READS.match(operation) is not None
+    return request.method == "GET" or operations.is_idempotent(operation)
 
 
 def _prepare(args: tuple[Any, ...], kwargs: dict[str, Any], operation: Operation) -> None:
