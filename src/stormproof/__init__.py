@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from stormproof.control import Breakers
 from stormproof.errors import BulkheadFullError, CircuitOpenError, RateLimitedError, RefusedError, StormproofError
 from stormproof.notice import say_once
+from stormproof.overrides import policy
+from stormproof.protection import call, check_name, protect
 from stormproof.resilience.events import Listener
 from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.policy import (
@@ -43,8 +45,11 @@ __all__ = [
     "__version__",
     "add_listener",
     "breakers",
+    "call",
     "default_policy",
     "instrument",
+    "policy",
+    "protect",
     "remove_listener",
     "uninstrument",
 ]
@@ -65,13 +70,14 @@ def instrument(
     ``opentelemetry-instrument`` would: OTLP over http/protobuf to the local collector, every ``OTEL_*`` variable
     honoured. An app with a set-up of its own should therefore make it first.
 
-    ``policies``: by system (``openai``, ``ollama``, ``qdrant``); one that is given here wins whole over settings from
-    the environment, also when everything else is instrumented already, and holds from the next call on.
+    ``policies``: by system (``openai``, ``ollama``, ``qdrant``) or by the name of protected functions; one that is
+    given here wins whole over settings from the environment, also when everything else is instrumented already, and
+    holds from the next call on.
 
     What cannot be done (a client that is too old, a variable that makes no sense) is said once on stderr.
 
     Raises:
-        ValueError: for a policy of something that is no system.
+        ValueError: for a policy of something that is no system, and that no ``protect()`` was told of before.
         TypeError: for a policy that is none.
     """
     _check_policies(policies or {})
@@ -87,13 +93,10 @@ def instrument(
 
 
 def _check_policies(policies: Mapping[str, Policy]) -> None:
-    from stormproof.settings import SYSTEMS
-
-    for system, policy in policies.items():
-        if system not in SYSTEMS:
-            raise ValueError(f"policies[{system!r}]: not a system; allowed: {', '.join(SYSTEMS)}")
-        if not isinstance(policy, Policy):
-            raise TypeError(f"policies[{system!r}]={policy!r} is not a stormproof.Policy")
+    for system, chosen in policies.items():
+        check_name(f"policies[{system!r}]", system)
+        if not isinstance(chosen, Policy):
+            raise TypeError(f"policies[{system!r}]={chosen!r} is not a stormproof.Policy")
 
 
 def _instrument(providers: dict[str, Any], policies: Mapping[str, Policy]) -> None:

@@ -16,11 +16,12 @@ class StormproofError(Exception):
 class RefusedError(StormproofError):
     """A call was refused without touching the network.
 
-    The app never gets a bare one: each client adds its own base class, so that ``except openai.APIConnectionError``,
-    ``except ollama.ResponseError`` or ``except ApiException`` keep working.
+    Each client adds its own base class, so that ``except openai.APIConnectionError``, ``except ollama.ResponseError``
+    or ``except ApiException`` keep working; only a function of the user's own (``stormproof.protect``) raises a bare
+    one.
 
     Attributes:
-        target: name of the target, ``{system}/{host}:{port}``.
+        target: name of the target, ``{system}/{host}:{port}`` or that of a protected function.
     """
 
     target: str = ""

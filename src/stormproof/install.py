@@ -18,10 +18,12 @@ import wrapt
 
 from stormproof import settings as settings_module
 from stormproof.notice import is_worker_process, say_once, say_problems
+from stormproof.protection import declared_policy
 from stormproof.settings import Settings
 from stormproof.version import __version__
 
 if TYPE_CHECKING:
+    from stormproof.clients.neighbours import Neighbours
     from stormproof.clients.patching import Splices
     from stormproof.resilience.events import Listener
     from stormproof.resilience.policy import Policy
@@ -35,11 +37,12 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Hook:
-    """When ``module`` is imported, ``function`` of ``stormproof.clients.{client}`` splices into it."""
+    """When ``module`` is imported, ``function`` of ``stormproof.clients.{file}`` splices into it."""
 
     client: str
     module: str
     function: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,21 @@ CLIENTS = {
     "ollama": Supported("ollama", ">=0.3.3,<1"),
 }
 HOOKS = (
-    Hook("openai", "openai._base_client", "patch"),
-    Hook("ollama", "ollama._client", "patch"),
-    Hook("qdrant", "qdrant_client.http.api_client", "patch"),
-    Hook("qdrant", "qdrant_client.uploader.rest_uploader", "patch_uploader"),
-    Hook("qdrant", "qdrant_client.qdrant_remote", "patch_version_check"),
-    Hook("qdrant", "qdrant_client.async_qdrant_remote", "patch_version_check"),
+    Hook("openai", "openai._base_client", "patch", "openai"),
+    Hook("ollama", "ollama._client", "patch", "ollama"),
+    Hook("qdrant", "qdrant_client.http.api_client", "patch", "qdrant"),
+    Hook("qdrant", "qdrant_client.http.api.points_api", "patch_api", "qdrant"),
+    Hook("qdrant", "qdrant_client.http.api.search_api", "patch_api", "qdrant"),
+    Hook("qdrant", "qdrant_client.qdrant_remote", "patch_remote", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.async_qdrant_remote", "patch_remote", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.grpc.points_service_pb2_grpc", "patch", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.grpc.collections_service_pb2_grpc", "patch", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.grpc.snapshots_service_pb2_grpc", "patch", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.grpc.qdrant_pb2_grpc", "patch", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.uploader.rest_uploader", "patch", "qdrant_uploads"),
+    Hook("qdrant", "qdrant_client.uploader.grpc_uploader", "patch_uploader", "qdrant_grpc"),
+    Hook("qdrant", "qdrant_client.local.qdrant_local", "patch", "qdrant_local"),
+    Hook("qdrant", "qdrant_client.local.async_qdrant_local", "patch", "qdrant_local"),
 )
 
 
@@ -75,6 +87,7 @@ class _Installation:
         self.http_providers: dict[str, Any] | None = None  # None: no HTTP spans are wanted
         self.hooked: set[str] = set()  # modules whose import is watched; a watch cannot be taken back
         self.splices: dict[str, Splices] = {}
+        self.neighbours: Neighbours | None = None  # made with the first splice
         self.providers: dict[str, Any] = {}
         self.settings: Settings | None = None
         self.policies: dict[str, Policy] = {}  # chosen in code, by system
@@ -108,8 +121,15 @@ def current_settings() -> Settings:
 
 
 def policy_for(system: str) -> Policy:
-    """What is in force for a system: what was chosen in code, else by settings, else the default."""
-    return _state.policies.get(system) or current_settings().policy_for(system)
+    """What is in force for a system or a protected name: what was chosen in code, else by settings, else the default.
+
+    The policy that a name was declared with does not outweigh settings that switch everything off.
+    """
+    chosen = _state.policies.get(system)
+    if chosen is not None:
+        return chosen
+    by_settings = current_settings().policy_for(system)
+    return (declared_policy(system) if by_settings.enabled else None) or by_settings
 
 
 def choose_policies(policies: Mapping[str, Policy]) -> None:
@@ -117,10 +137,16 @@ def choose_policies(policies: Mapping[str, Policy]) -> None:
     with _lock:
         _state.policies.update(policies)
         for system in policies:
-            if _state.runner is not None:
-                _state.runner.targets.forget(system)
+            forget_targets(system)
             if system in _state.asked - _state.wanted:  # settings had it off
                 protect_client(system)
+
+
+def forget_targets(name: str) -> None:
+    """Make the targets of a system, or of a protected name, anew: its policy has changed."""
+    with _lock:
+        if _state.runner is not None:
+            _state.runner.targets.forget(name)
 
 
 def add_listener(listener: Listener) -> None:
@@ -152,6 +178,8 @@ def protect_client(client: str, **providers: Any) -> None:
     call decides for the process.
     """
     with _lock:
+        if not _state.asked:  # a runner of protected functions has told the global providers: these decide now
+            _drop_runner()
         if _state.runner is None:
             _state.providers.update({name: given for name, given in providers.items() if given is not None})
         _state.asked.add(client)
@@ -195,11 +223,9 @@ def release_client(client: str) -> None:
         _state.wanted.discard(client)
         for hook in HOOKS:
             if hook.client == client and hook.module in _state.splices:
-                _state.splices.pop(hook.module).remove()
+                _neighbours().leave(_state.splices.pop(hook.module))
         if not _state.wanted:
-            for metrics in _state.metrics.values():
-                metrics.watch(())
-            _state.runner = None
+            _drop_runner()
             _state.settings = None
             _state.policies = {}
             _state.providers = {}
@@ -266,16 +292,40 @@ def _arrived(hook: Hook, module: ModuleType) -> None:
             if not _is_supported(hook.client):
                 return
             patch: Callable[[ModuleType, Runner], Splices] = getattr(
-                import_module(f"stormproof.clients.{hook.client}"), hook.function
+                import_module(f"stormproof.clients.{hook.file}"), hook.function
             )
-            _state.splices[hook.module] = patch(module, _runner())
+            _state.splices[hook.module] = splices = patch(module, _runner())
+            _neighbours().enter(splices)
         except Exception as error:
             _broken(hook.client, f"{type(error).__name__}: {error}")
             _log.debug("hook of %s failed", hook.module, exc_info=True)
 
 
+def _neighbours() -> Neighbours:
+    if _state.neighbours is None:
+        from stormproof.clients.neighbours import Neighbours
+
+        _state.neighbours = Neighbours()
+    return _state.neighbours
+
+
+def runner() -> Runner:
+    """The one runner, made for the first client that arrives or the first call of a protected function."""
+    running = _state.runner
+    if running is None:
+        with _lock:
+            running = _runner()
+    return running
+
+
+def _drop_runner() -> None:
+    """The next one is made with the settings and providers that are in force then."""
+    for metrics in _state.metrics.values():
+        metrics.watch(())
+    _state.runner = None
+
+
 def _runner() -> Runner:
-    """The one runner, made when the first client arrives."""
     if _state.runner is None:
         from stormproof.resilience.clock import monotonic
         from stormproof.resilience.events import Fanout

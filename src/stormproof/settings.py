@@ -29,6 +29,7 @@ from stormproof.resilience.policy import (
 )
 
 SYSTEMS = ("openai", "ollama", "qdrant")
+_OTHERS = ""  # functions of the user's own, whatever they are protected as
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 _PARTS = {
@@ -89,6 +90,7 @@ class Settings:
 
     Attributes:
         policies: by system.
+        others: for functions of the user's own: what is set for all.
         quiet: nothing is written to stderr.
         console: where spans go for people: ``auto`` shows them on stderr when no collector answers and none was
             named, ``text`` and ``json`` always, ``off`` never.
@@ -98,6 +100,7 @@ class Settings:
     """
 
     policies: Mapping[str, Policy]
+    others: Policy = field(default_factory=lambda: default_policy(_OTHERS))
     quiet: bool = False
     console: str = "auto"
     breaker_spans: bool = True
@@ -105,8 +108,8 @@ class Settings:
     problems: tuple[str, ...] = field(default=())
 
     def policy_for(self, system: str) -> Policy:
-        """The policy of a system; the defaults for one that has no settings of its own."""
-        return self.policies.get(system) or default_policy(system)
+        """The policy of a system, or of functions of the user's own, for which there are no settings of their own."""
+        return self.policies.get(system) or (default_policy(system) if system in SYSTEMS else self.others)
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
@@ -114,7 +117,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     environ = os.environ if environ is None else environ
     problems: list[str] = []
     process: dict[str, Any] = {}
-    chosen: dict[str, dict[str, Any]] = {system: {} for system in SYSTEMS}
+    chosen: dict[str, dict[str, Any]] = {system: {} for system in (*SYSTEMS, _OTHERS)}
     thresholds: dict[str, tuple[str, ...]] = {}  # the systems that each variable sets one for
     # The shorter prefix (for all systems) first, so that a system's own setting wins whatever the order.
     for name in sorted(
@@ -135,7 +138,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
             problems.append(str(error))
     policies = {system: _policy(system, values) for system, values in chosen.items()}
     problems.extend(_without_effect(policies, thresholds))
-    return Settings(policies=policies, problems=tuple(problems), **process)
+    return Settings(others=policies.pop(_OTHERS), policies=policies, problems=tuple(problems), **process)
 
 
 def _parse(name: str, text: str, range_: Range) -> Any:
@@ -168,7 +171,7 @@ def _resolve(name: str, value: str) -> tuple[tuple[str, ...], str]:
         raise SettingError(f"{name}={value!r}: {head!r} is not a system; allowed: {', '.join(SYSTEMS)}; it is ignored")
     if key not in KEYS:
         raise SettingError(_unknown(name, value, [_variable(k, head) for k in KEYS]))
-    return ((head,) if head else SYSTEMS), key
+    return ((head,) if head else (*SYSTEMS, _OTHERS)), key
 
 
 def _variable(key: str, system: str = "") -> str:

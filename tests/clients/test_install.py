@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import openai
 import pytest
 import wrapt
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 import stormproof
 from stormproof import install
@@ -55,6 +58,7 @@ def bare(shield: Shield) -> dict[Any, Any]:
 
 
 class TestOnAndOff:
+    @pytest.mark.alone
     def test_every_slot_is_taken_and_given_back(self, shield: Shield, bare: dict[Any, Any]) -> None:
         for _ in range(3):
             assert all(held(slot) is not bare[slot] for slot in SLOTS)
@@ -126,6 +130,7 @@ class TestOnAndOff:
             assert inspect.iscoroutinefunction(ours) == inspect.iscoroutinefunction(original)
 
 
+@pytest.mark.alone
 class TestOthers:
     """Another instrumentation's wrapper around the same function, put on and taken off at any time."""
 
@@ -197,6 +202,83 @@ class TestOthers:
                 assert vars(openai.OpenAI)["request"].__wrapped__ is original
         finally:
             del openai.OpenAI.request
+
+
+@pytest.mark.alone
+class TestWhoPutsBackWhatItFound:
+    """openinference wraps ``OpenAI.request`` and puts back there what it found: ours, or the bare function."""
+
+    @pytest.fixture
+    def other(self) -> Iterator[Any]:
+        yield (other := _PutsBack())
+        if other.is_instrumented_by_opentelemetry:
+            other.uninstrument()
+        if "request" in vars(openai.OpenAI):
+            del openai.OpenAI.request
+
+    def test_it_comes_after_us_and_stays(self, shield: Shield, bare: dict[Any, Any], other: Any) -> None:
+        other.instrument()
+        shield.off()
+        assert vars(openai.OpenAI)["request"].__wrapped__ is bare[SLOTS[0]]
+
+    def test_it_comes_after_us_and_goes_before(self, shield: Shield, bare: dict[Any, Any], other: Any) -> None:
+        other.instrument()
+        other.uninstrument()
+        shield.off()
+        assert openai.OpenAI.request is bare[SLOTS[0]]
+
+    def test_it_comes_after_us_and_goes_after(self, shield: Shield, bare: dict[Any, Any], other: Any) -> None:
+        other.instrument()
+        shield.off()
+        other.uninstrument()
+        assert openai.OpenAI.request is bare[SLOTS[0]]
+
+    def test_a_decorator_around_us_is_not_taken_for_us(self, shield: Shield, bare: dict[Any, Any]) -> None:
+        ours = openai.OpenAI.request
+
+        @functools.wraps(ours)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            return ours(*args, **kwargs)
+
+        setattr(openai.OpenAI, "request", decorated)  # noqa: B010  # for mypy
+        try:
+            shield.off()
+            assert openai.OpenAI.request is decorated
+        finally:
+            del openai.OpenAI.request
+
+    def test_it_comes_before_us_and_goes_before(
+        self, shield: Shield, bare: dict[Any, Any], proxy_of: ProxyOf, other: Any
+    ) -> None:
+        shield.off()
+        other.instrument()
+        shield.on()
+        other.uninstrument()
+        DRIVERS[0].call(proxy_of("openai").url)
+        assert len(shield.signals.attempts()) == 1  # the bare function that it put back would pass us by
+        shield.off()
+        assert openai.OpenAI.request is bare[SLOTS[0]]
+
+    def test_nothing_is_left_of_our_watching(self, shield: Shield) -> None:
+        watched = BaseInstrumentor.uninstrument
+        shield.off()
+        assert BaseInstrumentor.uninstrument is not watched
+        assert BaseInstrumentor.uninstrument.__module__ == BaseInstrumentor.__module__
+        shield.on()
+
+
+class _PutsBack(BaseInstrumentor):
+    """As openinference's instrumentor does it."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        self._found = openai.OpenAI.request
+        wrapt.wrap_function_wrapper("openai", "OpenAI.request", _transparent)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        setattr(openai.OpenAI, "request", self._found)  # noqa: B010  # for mypy
 
 
 class TestNoHarm:

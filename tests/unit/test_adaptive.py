@@ -395,6 +395,16 @@ class TestBacklog:
         else:
             assert breaker.breaker.rate == near(math.exp(0.2 + 0.1 * interval))
 
+    def test_half_a_second_itself_is_none(self) -> None:
+        breaker, running = stocked(60)
+        breaker.wait(1)
+        end(breaker, running, rate_limited(), 1)
+        rate = breaker.breaker.rate
+        breaker.wait(3)
+        end(breaker, running, rate_limited(0.5), 1)  # sent before the first: it moves the gate alone
+        assert breaker.ask()[1] == 0.5
+        assert breaker.breaker.rate == near((rate or 0) * math.exp(0.1))
+
     def test_a_short_queue_is_none(self) -> None:
         breaker, _ = cut(60)
         breaker.wait(4)
@@ -464,10 +474,45 @@ class TestRecovery:
 
     def test_above_the_threshold_it_recovers_as_well(self) -> None:
         breaker, _ = cut(30)
-        for _ in range(40):
+        last = Permit()
+        while breaker.state() is State.HALF_OPEN:
             breaker.wait(1)
-            breaker.go()
+            last = breaker.go()
+        assert (breaker.state(), breaker.changes[-1].cause) == (State.CLOSED, last)
+
+    def limited(self, hint: float | None = None) -> Handle[Adaptive]:
+        """One a second from here, and nothing was ever delivered: a probe has met a rate limit."""
+        breaker, _ = opened()
+        breaker.until_probe()
+        probe = breaker.go()
+        breaker.wait(0.25)
+        breaker.end(probe, rate_limited(hint), latency=0.25)
+        assert breaker.breaker.rate == 1.0
+        return breaker
+
+    def test_four_alone_is_not_ample_and_a_slot_that_has_come_is_nobodys(self) -> None:
+        breaker = self.limited()
+        breaker.wait(2)
+        breaker.go()
+        assert (breaker.state(), breaker.breaker.rate) == (State.HALF_OPEN, 4.0)
+        breaker.wait(0.25)  # the next slot is now
+        breaker.go()
         assert breaker.state() is State.CLOSED
+
+    def test_at_the_moment_at_which_the_gate_opens(self) -> None:
+        breaker = self.limited(3.0)
+        breaker.wait(3)
+        breaker.go()
+        assert breaker.state() is State.CLOSED
+
+    def test_it_stays_one_though_a_straggler_closes_the_gate(self) -> None:
+        """Who has to wait for the gate is no backlog: the rate that was remembered is not in force again."""
+        breaker, running = cut(30, latency=1.0)
+        breaker.recover_from_half_open()
+        end(breaker, running, rate_limited(3.0), 1)
+        assert breaker.ask()[1] == near(3.0)
+        breaker.wait(3)
+        assert [breaker.ask()[1] for _ in range(100)] == [0.0] * 100
 
 
 class TestSlots:
@@ -574,6 +619,14 @@ class TestSlots:
         end(breaker, running, rate_limited(0.9), 1)
         assert breaker.ask(permit)[1] == near(0.9)
 
+    def test_nor_if_the_rate_had_been_learnt_by_one_already(self) -> None:
+        breaker, running = stocked(30)
+        end(breaker, running, rate_limited(), 1)
+        permit, wait = breaker.ask()
+        end(breaker, running, rate_limited(), 1)
+        breaker.wait(wait)
+        assert breaker.ask(permit)[1] > 0.0
+
     # Once a bug: ``_forget`` sets the epoch back, so that an old slot's epoch comes round again.
     def test_a_slot_of_before_a_change_by_hand_is_worth_nothing(self) -> None:
         breaker, running = cut(30)
@@ -600,7 +653,7 @@ class TestSlots:
         assert longest > 1.5  # by its slot alone a call would fit
         assert breaker.is_refused(within=longest - 0.01)
         assert breaker.breaker.waiting == 18
-        assert breaker.ask(within=longest + 0.01)[1] == near(0.75)
+        assert breaker.ask(within=longest)[1] == near(0.75)
         assert breaker.breaker.waiting == 19
 
     def test_who_waits_does_not_stand_in_his_own_way(self) -> None:
@@ -694,6 +747,7 @@ class TestOpen:
             StateChange("b", State.OPEN, State.HALF_OPEN, "probe_succeeded", WindowSnapshot(1, 0, 0), 0.0, 1.0, probe)
         ]
         assert breaker.breaker.may_retry(FAILURE, breaker.clock())  # in full health
+        assert breaker.breaker.snapshot().next_probe == 0.0  # though the next one had been given its time
 
     def test_without_a_threshold_it_goes_on_at_one_a_second(self) -> None:
         breaker = probed()
@@ -890,8 +944,12 @@ class TestRateLimits:
         assert breaker.go().probe
 
     def test_an_answer_to_a_probe_is_a_sign_of_life(self) -> None:
-        breaker = probed(rate_limited(2.0))
+        breaker, _ = opened()
+        breaker.until_probe()
+        probe = breaker.go()
+        breaker.end(probe, rate_limited(2.0))
         assert breaker.reasons == ["nothing_succeeds", "probe_succeeded"]
+        assert breaker.changes[-1].cause is probe
         assert breaker.ask()[1] == near(2.0)
 
     # Once a bug: the rate grows through the time that nobody may call in, to 2 ** 5 at once; that is ample,
@@ -1066,7 +1124,7 @@ class TestProofOfLife:
         breaker, sent = self.alone(100)
         for _ in range(3):
             breaker.end(self.asking(breaker, sent)[0], IGNORED)
-        breaker.succeed(8)
+        breaker.succeed(9)
         assert self.asking(breaker, breaker.clock())[1] > 0.0
 
     def test_who_is_not_alone_waits_for_the_others_to_prove_it(self) -> None:

@@ -447,6 +447,15 @@ class TestCallsThatNobodyWatches:
             return asyncio.run(world.runner.call_async(world.call(), function_async, outcome))
         return world.runner.call(world.call(), function, outcome)
 
+    def test_each_slow_one_is_counted(self, strategy: str) -> None:
+        breaker = Handle(STRATEGIES[strategy], slow_after=2.0)
+        for _ in range(3):
+            sent = breaker.clock()
+            generation = breaker.breaker.enter(sent)
+            breaker.wait(2.5)
+            breaker.breaker.leave(generation, sent, breaker.clock())
+        assert breaker.breaker.snapshot().window.slow_calls == 3
+
     def test_a_success(self, world: World) -> None:
         assert self.call(world, "fine") == "fine"
         assert _calls(world) == {"success": 1}

@@ -169,12 +169,14 @@ class TestPolicies:
     def nothing_is_set_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """``instrument`` without its clients and providers: what it makes of policies is seen all the same."""
         monkeypatch.setattr("stormproof._instrument", lambda _, policies: install.choose_policies(policies))
+        monkeypatch.setattr("stormproof.protection._declared", {})
 
     @pytest.mark.parametrize("system", ["mistral", "", "OpenAI", "openai "])
     def test_a_policy_of_nothing_is_refused(self, system: str) -> None:
         with pytest.raises(ValueError) as raised:
             stormproof.instrument(policies={"openai": Policy(deadline=7), system: Policy()})
-        assert str(raised.value) == f"policies[{system!r}]: not a system; allowed: openai, ollama, qdrant"
+        allowed = "not a system, nor a name that protect() was told; allowed: openai, ollama, qdrant"
+        assert str(raised.value) == f"policies[{system!r}]: {allowed}"
         assert install.policy_for("openai") == Policy()  # nothing was chosen by halves
 
     @pytest.mark.parametrize("policy", [None, {"deadline": 3}, Policy, BreakerPolicy()])

@@ -279,6 +279,17 @@ class TestFunctions:
         assert seen == [began + OUTER] * 3
         assert deadline._nearest.get() == deadline.UNBOUNDED
 
+    def test_which_bound_none_where_it_cannot_be_nested_in(self, world: World, run: Callable[..., Any]) -> None:
+        seen: list[tuple[float, float]] = []
+
+        def function() -> None:
+            seen.append(deadline._nearest.get())
+            if len(seen) == 1:
+                raise Trouble
+
+        run(function, nests=False)
+        assert seen == [deadline.UNBOUNDED] * 2
+
     def test_its_time_counts_from_its_beginning(self, world: World, run: Callable[..., Any]) -> None:
         seen: list[float] = []
 

@@ -16,6 +16,7 @@ import pytest
 
 import stormproof
 from stormproof import settings
+from stormproof.resilience import overrides
 from stormproof.resilience.backoff import backoff
 from stormproof.resilience.breaker import State
 from stormproof.resilience.outcome import GaveUp, Refusal
@@ -206,6 +207,44 @@ assert chosen["openai"].fallback.kind == "endpoint"
 assert chosen["qdrant"].strict_deadline
 assert chosen["qdrant"].fallback.function(None) == []
 """
+
+
+#: The examples of protect.md, with a session that answers without a network.
+OWN_FUNCTIONS = """
+import asyncio, sys
+from types import SimpleNamespace
+
+asked = []
+answer = SimpleNamespace(raise_for_status=lambda: None, json=lambda: [{"key": "FIRE-1"}])
+session = SimpleNamespace(get=lambda url, **options: asked.append(url) or answer)
+
+async def post(url, text):
+    asked.append(url)
+
+for number, block in enumerate(sys.argv[1:]):
+    exec(compile(block, f"example {number}", "exec"), globals())
+assert issue == issues[0] and page is answer
+asyncio.run(comment("FIRE-1", "put out"))
+quick_search("fire")
+print(*stormproof.breakers, len(asked))
+"""
+
+
+def test_the_examples_of_protect_run(tmp_path: Path) -> None:
+    page = (DOCS / "protect.md").read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_FUNCTIONS, *blocks(page, "python")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "jira notion 6\n", "")
+
+
+@pytest.mark.parametrize("key", overrides.KEYS)
+def test_every_override_is_documented(key: str) -> None:
+    assert f"`{key}`" in (DOCS / "protect.md").read_text()
 
 
 def test_the_examples_run(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ class TestWhatItIsFor:
         fallback = Fallback(value=1, on=ConnectionError)
         assert fallback.covers(ConnectionResetError(), speaks_of_the_target=False)
         assert not fallback.covers(TimeoutError(), speaks_of_the_target=True)
+        assert Fallback(value=1, on=ValueError).covers(UnicodeError(), speaks_of_the_target=False)
+        assert not Fallback(value=1, on=Exception).covers(UnicodeError(), speaks_of_the_target=True)
 
 
 class TestWhen:
@@ -186,6 +188,18 @@ class TestWhen:
         with pytest.raises(type(error)):
             world.run(operation, error)
         assert (operation.is_over, operation.fallback_type) == (True, None)
+
+    def test_nor_for_one_between_two_attempts(self, world: World) -> None:
+        choose(world, Fallback(value="never", on=lambda _: True))
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        world.clock.meanwhile = interrupt
+        operation = world.begin()
+        with pytest.raises(KeyboardInterrupt):
+            world.run(operation, Trouble(), "never")
+        assert (operation.is_over, operation.fallback, operation.gave_up) == (True, None, GaveUp.CANCELLED)
 
     def test_a_circuit_that_is_open(self, world: World) -> None:
         asked = Asked(True)

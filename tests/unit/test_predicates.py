@@ -113,6 +113,9 @@ class TestErrors:
         for _ in range(2):
             assert world.run(world.begin(), Trouble(), Trouble(), "fine") == "fine"
         assert warnings(caplog) == [NOT_HEARD]
+        (record,) = caplog.records
+        assert record.exc_info
+        assert str(record.exc_info[1]) == "broken"
 
     def test_one_that_raises_changes_nothing(self, world: World) -> None:
         choose(world, on=Asked(RuntimeError("broken")))

@@ -80,6 +80,24 @@ class TestAlone:
             assert counts(limit) == (0, 0, 0)
             assert wait_at(limit, NOW, math.inf) == 0.0
 
+    def test_a_place_is_given_back_once(self) -> None:
+        limit = rate_limit(rate=4)
+        place = limit.reserve(NOW, math.inf)
+        assert place is not None
+        limit.give_back(place)
+        assert wait_at(limit, NOW, math.inf) == 0.0
+        limit.give_back(place)  # it is another's now
+        assert wait_at(limit, NOW, math.inf) == 0.25
+
+    def test_what_the_parent_has_reserved_is_not_given_back_in_its_child(self) -> None:
+        limit = rate_limit(rate=4)
+        place = limit.reserve(NOW, math.inf)
+        assert place is not None
+        limit.after_fork()
+        assert wait_at(limit, NOW, math.inf) == 0.0
+        limit.give_back(place)
+        assert wait_at(limit, NOW, math.inf) == 0.25
+
     def test_threads_share_it_exactly(self) -> None:
         limit = rate_limit(rate=4, burst=10, max_wait=1000)
         waits = at_once(8, lambda: [wait_at(limit, NOW, math.inf) for _ in range(25)])

@@ -81,6 +81,24 @@ class TestRoom:
         use(targets, 5)
         assert ports(targets) == [3, 4, 5]
 
+    def test_one_that_was_never_used_counts_from_when_it_was_made(self, clock: VirtualClock) -> None:
+        targets = registry(clock)
+        use(targets, 1)
+        targets.get("openai", "h", 2)
+        use(targets, 3)
+        use(targets, 1)
+        use(targets, 4)
+        assert ports(targets) == [1, 3, 4]
+
+    def test_one_that_is_known_is_found_without_waiting_for_anybody(self, clock: VirtualClock) -> None:
+        targets = registry(clock)
+        target = targets.get("openai", "h", 1)
+        targets._lock = None  # type: ignore[assignment]  # which nobody could take
+        assert targets.get("openai", "h", 1) is target
+
+    def test_a_thousand_are_kept_if_nothing_is_said(self, clock: VirtualClock) -> None:
+        assert Targets(lambda _: Policy(), clock, lambda *_: None)._bound == 1000
+
     def test_a_call_is_a_use(self, world: World) -> None:
         world.targets._bound = 2
         for port in (1, 2, 1, 3):
@@ -220,9 +238,6 @@ class TestSize:
             assert len(targets) <= 1000
         assert len(targets) >= 900
         assert targets.get("openai", "h", 99_999) in list(targets)
-
-    def test_a_thousand_is_what_it_keeps_if_nothing_is_said(self, clock: VirtualClock) -> None:
-        assert Targets(lambda _: Policy(), clock, lambda *_: None)._bound == 1000
 
     @pytest.mark.parametrize("strategy", ["adaptive", "window"])
     def test_an_idle_one_is_small(self, clock: VirtualClock, strategy: Any) -> None:

@@ -57,6 +57,7 @@ class TestCountRing:
         assert counts(ring) == (3, 2, 2)
         add(ring, (0, ""))
         assert counts(ring) == (3, 1, 1)
+        assert {type(count) for count in counts(ring)} == {int}  # people are shown them
         add(ring, (0, ""))
         assert counts(ring) == (3, 0, 1)
         add(ring, (0, ""))

@@ -576,7 +576,7 @@ class TestListeners:
     ) -> None:
         broken = type("Broken", (Listener,), {"capture": _broken})()
         good = type("Good", (Listener,), {"capture": lambda _: "here"})()
-        assert World(clock, Fanout(broken, good)).runner.capture() == "here"
+        assert World(clock, Fanout(broken, good)).runner.capture()["parent"] == "here"
         (record,) = caplog.records
         assert record.getMessage() == "Broken failed on capture; further failures are not logged"
         assert record.exc_info
@@ -656,7 +656,7 @@ def test_a_runner_is_made_of_its_parts_alone(clock: VirtualClock) -> None:
     world = World(clock, Recorder())
     runner = Runner(world.targets, Fanout(Recorder()), clock)
     assert runner.begin(world.call(client=world.client)).target is world.target
-    assert runner.capture() is None
+    assert runner.capture() == {"parent": None, "layers": ()}
 
 
 def test_a_verdict_without_a_name_still_ends_the_operation(world: World) -> None:

@@ -469,9 +469,9 @@ def test_the_parent_may_be_one_captured_earlier(clock: VirtualClock, signals: Si
     told = with_spans(World(clock, Fanout()), signals)
     tracer = signals.tracer_provider.get_tracer("app")
     with tracer.start_as_current_span("early"):
-        parent = told.runner.capture()
+        origin = told.runner.capture()
     with tracer.start_as_current_span("late"):
-        told.run(told.begin(parent=parent), "fine")
+        told.run(told.begin(**origin), "fine")
     assert is_child(signals.operation(), signals.named("early")[0])
 
 

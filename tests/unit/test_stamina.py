@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import stamina
 
 from stormproof.resilience.outcome import GaveUp
 
-from .helpers import Trouble, World
+from .helpers import Trouble, World, asked_to_wait
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,27 @@ def test_hooks_set_later_are_silenced_too_and_none_is_wrapped_twice(world: World
     assert heard == []
     (hook,) = stamina.instrumentation.get_on_retry_hooks()
     assert hook._hook is hear  # type: ignore[attr-defined]
+
+
+def test_hooks_set_beside_a_silenced_one_do_not_wrap_it_twice(world: World) -> None:
+    def hear(details: Any) -> None: ...
+
+    def hear_too(details: Any) -> None: ...
+
+    stamina.instrumentation.set_on_retry_hooks([hear])
+    world.run(world.begin(), Trouble(), "fine")
+    stamina.instrumentation.set_on_retry_hooks([*stamina.instrumentation.get_on_retry_hooks(), hear_too])
+    world.run(world.begin(), Trouble(), "fine")
+    wrapped = [hook._hook for hook in stamina.instrumentation.get_on_retry_hooks()]  # type: ignore[attr-defined]
+    assert wrapped == [hear, hear_too]
+
+
+def test_staminas_own_limit_of_time_is_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is ours alone: left to itself, stamina stops after 45 seconds."""
+    monkeypatch.setattr("tenacity.time", SimpleNamespace(monotonic=world.clock))
+    world.choose(deadline=10**6)
+    assert world.run(world.begin(), *(asked_to_wait(100) for _ in range(3)), "fine") == "fine"
+    assert world.clock.now > 1300
 
 
 def test_no_warning_is_logged_for_our_retries(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -198,6 +198,13 @@ class TestFailureRate:
         breaker.fail()
         assert breaker.state() is State.OPEN
 
+    def test_a_window_of_fewer_seconds_than_the_minimum_of_calls_needs_them_all(self) -> None:
+        breaker = window(**ALONE | {"failure_rate": 0.5, "window": "time", "size": 5, "minimum_calls": 8})
+        play(breaker, "fffffff")
+        assert breaker.state() is State.CLOSED
+        play(breaker, "f")
+        assert breaker.state() is State.OPEN
+
 
 class TestSlowCallRate:
     def test_off_by_default(self) -> None:

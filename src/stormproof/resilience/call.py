@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from stormproof.resilience.outcome import Refusal, Verdict
+    from stormproof.resilience.overrides import Layers
     from stormproof.resilience.targets import Target
 
 #: What is known of a call, in this project's own plain words (``model``, ``input_tokens`` …).
@@ -44,13 +45,17 @@ class Call:
         subject: the model or collection, if any: the second word of the span's name.
         replay_safe: whether it may be carried out twice.
         streaming: whether the app asked for a stream.
-        attempts: the caller's own explicit limit of attempts, which wins over the policy's.
+        attempts: the request's own explicit limit of attempts, which wins over every other.
+        client_attempts: that of the client which makes it; wins over the policy's, but not over a block's.
+        on_result: the caller's own ``RetryPolicy.on_result``, which wins over the policy's.
         facts: what the request tells.
         own: what the client itself needs to remember between attempts.
         parent: the caller's telemetry context where it differs from the current one. Opaque here.
+        layers: the overrides in force where the app called, if that may be elsewhere; None: those in force here.
         endpoint: base URL to go to instead of the client's own: set where this is another call's fallback.
         headers: to be sent to that endpoint in place of the client's credentials.
         nests: other protected calls may be made inside it; they keep to its deadline.
+        is_local: it stays inside this process: there is nobody to protect it from, it is only told of.
     """
 
     client: Client
@@ -61,9 +66,13 @@ class Call:
     replay_safe: bool = True
     streaming: bool = False
     attempts: int | None = None
+    client_attempts: int | None = None
+    on_result: Callable[[Any], bool] | None = None
     facts: Facts = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
     parent: Any = None
+    layers: Layers | None = None
     endpoint: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     nests: bool = False
+    is_local: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from stormproof.resilience.attempt import Attempt
     from stormproof.resilience.operation import Operation
+    from stormproof.resilience.policy import Policy
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ _nearest: ContextVar[tuple[float, float]] = ContextVar("stormproof_deadline", de
 
 
 def enter(deadline: float, cut_at: float) -> Token[tuple[float, float]]:
-    """Bound what runs from now on in this thread or task, until :func:`leave`, by what :func:`nearest` says."""
+    """Bound what runs from now on in this thread or task, until :func:`leave`, by what :func:`bounds` says."""
     return _nearest.set((deadline, cut_at))
 
 
@@ -30,10 +31,19 @@ def leave(token: Token[tuple[float, float]]) -> None:
         _nearest.reset(token)
 
 
-def nearest(own: float, *, strict: bool) -> tuple[float, float]:
-    """The nearer ones of an operation's own deadline, which cuts if it is ``strict``, and those it runs inside of."""
+def bounds(policy: Policy, started: float) -> tuple[float, float]:
+    """(deadline, moment at which running attempts are cut) of an operation that began at ``started``.
+
+    The nearer ones of its policy's deadline, which cuts if it is strict, and those that the operation runs inside of.
+    """
+    own = started + policy.deadline
     deadline, cut_at = _nearest.get()
-    return min(own, deadline), min(own, cut_at) if strict else cut_at
+    return min(own, deadline), min(own, cut_at) if policy.strict_deadline else cut_at
+
+
+def is_nested() -> bool:
+    """Whether this runs inside an operation."""
+    return _nearest.get() is not UNBOUNDED
 
 
 def bounding(send: Callable[[Operation, Attempt], T]) -> Callable[[Operation, Attempt], T]:

@@ -35,6 +35,9 @@ class Listener:
     def attempt_returned(self, operation: Operation, attempt: Attempt) -> None:
         """The client has returned or raised, in the same context as ``attempt_started``. A stream may go on."""
 
+    def attempt_resumed(self, operation: Operation, attempt: Attempt) -> None:
+        """A generator of the user's goes on, in this context until ``attempt_returned``."""
+
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
         """``attempt.verdict`` is final."""
 
@@ -69,6 +72,7 @@ class Fanout:
     operation_started: Tellers
     attempt_started: Tellers
     attempt_returned: Tellers
+    attempt_resumed: Tellers
     attempt_ended: Tellers
     retry_scheduled: Tellers
     first_chunk: Tellers

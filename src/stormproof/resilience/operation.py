@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stormproof.resilience import deadline as deadlines
+from stormproof.resilience import nesting, overrides, reading
 from stormproof.resilience.admission import pass_limits, release
 from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.backoff import backoff
 from stormproof.resilience.outcome import SUCCESS, GaveUp, Refusal, Retry, Verdict, Weight
-from stormproof.resilience.targets import LastError
+from stormproof.resilience.targets import OWN, LastError
 
 if TYPE_CHECKING:
     from stormproof.resilience.call import Call, Facts
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from stormproof.resilience.targets import Target
     from stormproof.resilience.waiting import Turn
 
-_log = logging.getLogger("stormproof")
-
-#: Cancellation by asyncio and by trio. Not imported: a program without trio has none.
-_CANCELLED = ("CancelledError", "Cancelled")
+_REASONS = {Retry.NEVER: GaveUp.NOT_RETRYABLE, Retry.SPENT: GaveUp.NESTED}
 
 _UNWANTED = Verdict(Weight.IGNORED, Retry.IF_REPLAY_SAFE, "unwanted_result")
 
@@ -43,6 +40,7 @@ class Operation:
 
     Attributes:
         call, target: which call, and where it goes.
+        policy: the target's, with what the app has chosen for the block that the call was made in.
         deadline: no wait and no new attempt goes beyond this moment.
         cut_at: no running attempt goes beyond this moment; infinite unless a deadline is strict.
         attempt: the running or latest attempt; None if none was let through.
@@ -91,13 +89,25 @@ class Operation:
         self.listeners = listeners
         self.clock = clock
         self.facts: Facts = {}
+        self._choose()
         self.started = target.last_used = clock()
         self._bound()
         for tell in listeners.operation_started:
             tell(self)
 
     def _bound(self) -> None:
-        self.deadline, self.cut_at = self.target.bounds(self.started)
+        self.deadline, self.cut_at = deadlines.bounds(self.policy, self.started)
+
+    def _choose(self) -> None:
+        """Policy and number of attempts. The app's last word wins: request, block, client, settings."""
+        call, self.policy = self.call, self.target.policy
+        self._own_attempts = call.client_attempts if call.attempts is None else call.attempts
+        layers = overrides.current() if call.layers is None else call.layers
+        if layers:
+            changes = overrides.changes_for(self.target.policy_name, layers)
+            self.policy = overrides.changed(self.policy, changes)
+            if call.attempts is None and "attempts" in changes:
+                self._own_attempts = changes["attempts"]
 
     # -- one attempt -------------------------------------------------------------------------------------------------
 
@@ -179,7 +189,7 @@ class Operation:
 
         ``final``: the app already holds the answer's beginning, so that nothing can be repeated.
         """
-        verdict = self._classify(error)
+        verdict = reading.classify(self, error)
         if not self._end_attempt(verdict):
             return
         self.error_type = verdict.error_type
@@ -187,11 +197,12 @@ class Operation:
         if self.wait is not None:
             self._schedule(error)
         elif not self._may_fall_back(error, verdict):
-            self._end()
+            self._end_with(error)
 
     def turns_down(self, result: Any) -> bool:
         """Whether the policy wants another attempt instead of this result, and there will be one."""
-        if not self._ask(self.target.policy.retry.on_result, result):
+        on_result = self.call.on_result or self.policy.retry.on_result
+        if on_result is None or not reading.ask(self.target, on_result, result):
             return False
         wait, source, self.gave_up = self._decide(_UNWANTED, final=False)
         if wait is None:
@@ -234,6 +245,11 @@ class Operation:
             for tell in self.listeners.first_chunk:
                 tell(self)
 
+    def resumed(self) -> None:
+        """The code that makes the stream runs again; ``returned`` follows."""
+        for tell in self.listeners.attempt_resumed:
+            tell(self, self.attempt)
+
     def close(self) -> None:
         """The app stopped reading before the end: no failure; no proof of health either if nothing had come."""
         self._end_attempt(SUCCESS if self.items else Verdict(Weight.IGNORED))
@@ -254,13 +270,15 @@ class Operation:
 
     def _may_fall_back(self, error: BaseException, verdict: Verdict | None) -> bool:
         """Set ``fallback`` if it is for this. ``verdict``: None if the call was refused."""
-        fallback = self.target.policy.fallback
+        fallback = self.policy.fallback
         if fallback is None or not self.can_fall_back or not isinstance(error, Exception):
             return False
         if isinstance(error, UnwantedResultError):  # the app gets the result
             return False
+        if fallback.endpoint is not None and self.target.system == OWN:  # which has no address
+            return False
         speaks = verdict is None or verdict.weight is Weight.FAILURE or verdict.retry is not Retry.NEVER
-        if self._ask(lambda failure: fallback.covers(failure, speaks_of_the_target=speaks), error):
+        if reading.ask(self.target, lambda failure: fallback.covers(failure, speaks_of_the_target=speaks), error):
             self.fallback = fallback
         return self.fallback is not None
 
@@ -274,7 +292,7 @@ class Operation:
     @property
     def attempt_timeout(self) -> float | None:
         """The longest the client may take for an attempt begun now, in seconds; None for its own timeout."""
-        timeout = self.target.policy.timeout
+        timeout = self.policy.timeout
         if self.cut_at == math.inf:
             return timeout
         left = max(self.cut_at - self.clock(), 0.001)  # 0 would mean "no limit" to some clients
@@ -283,7 +301,7 @@ class Operation:
     @property
     def most_attempts(self) -> int:
         """How many attempts this operation may make; those that a rate limiter turned away may not count."""
-        return self.target.policy.retry.attempts if self.call.attempts is None else self.call.attempts
+        return self.policy.retry.attempts if self._own_attempts is None else self._own_attempts
 
     # -- decisions ---------------------------------------------------------------------------------------------------
 
@@ -291,13 +309,13 @@ class Operation:
         """(wait, its source, None) for a retry; (None, None, reason) for none."""
         target = self.target
         # The breaker learns the rate and keeps to it: then being turned away is no reason to give up.
-        is_free = verdict.rate_limited and self.call.attempts is None and target.breaker.forgives_rate_limits
-        refusal = GaveUp.STREAM_STARTED if final else self._refusal(verdict, is_free)
+        is_free = verdict.rate_limited and self._own_attempts is None and target.breaker.forgives_rate_limits
+        refusal = self._refusal(verdict, is_free, final)
         if refusal is not None:
             return None, None, refusal
         self._free_attempts += is_free
         failures = self._free_attempts if is_free else self.attempts - self._free_attempts
-        wait = self._last_backoff = backoff(target.policy.retry, failures, self._last_backoff, target.rng)
+        wait = self._last_backoff = backoff(self.policy.retry, failures, self._last_backoff, target.rng)
         source = "backoff"
         if verdict.hint:
             # The jitter on top keeps those who were told the same from coming back together.
@@ -308,47 +326,18 @@ class Operation:
             return None, None, GaveUp.BUDGET
         return wait, source, None
 
-    def _refusal(self, verdict: Verdict, is_free: bool) -> GaveUp | None:
-        if verdict.retry is Retry.NEVER:
-            return GaveUp.NOT_RETRYABLE
+    def _refusal(self, verdict: Verdict, is_free: bool, final: bool) -> GaveUp | None:
+        if verdict.retry in _REASONS:
+            return _REASONS[verdict.retry]
         if verdict.retry is Retry.IF_REPLAY_SAFE and not self.call.replay_safe:
             return GaveUp.NOT_REPLAY_SAFE
-        if self.items:
+        if self.items or final:
             return GaveUp.STREAM_STARTED
         if not is_free and self.attempts - self._free_attempts >= self.most_attempts:
             return GaveUp.ATTEMPTS
         if not self.target.breaker.may_retry(verdict, self.clock()):
             return GaveUp.BREAKER
         return None
-
-    def _classify(self, error: BaseException) -> Verdict:
-        if not isinstance(error, Exception):  # cancelled, interrupted, generator closed: nobody's fault
-            return self._classify_interruption(type(error).__name__)
-        try:
-            verdict = self.call.client.classify(error)
-        except Exception:
-            _log.warning("stormproof could not classify %s; it is not retried", type(error).__name__, exc_info=True)
-            verdict = Verdict(Weight.IGNORED, error_type=type(error).__name__)
-        on = self.target.policy.retry.on
-        wanted = None if on is None else self._ask(on, error, otherwise=None)
-        return verdict if wanted is None else replace(verdict, retry=Retry.ALWAYS if wanted else Retry.NEVER)
-
-    def _classify_interruption(self, name: str) -> Verdict:
-        elapsed = self.clock() - self.attempt.started if self.attempt is not None and not self.items else 0.0
-        if name in _CANCELLED and elapsed > self.target.policy.breaker.slow_after:
-            # asyncio.wait_for around the call: the app has lost patience, and that late it is the server's fault.
-            return Verdict(Weight.FAILURE, error_type=name, timed_out=True)
-        return Verdict(Weight.IGNORED, error_type=name)
-
-    def _ask(self, predicate: Any, about: Any, otherwise: Any = False) -> Any:
-        """What a function of the user's says; ``otherwise`` if it raises, which is logged."""
-        try:
-            return predicate(about)
-        except Exception:
-            if not self.target.has_bad_predicate:
-                self.target.has_bad_predicate = True
-                _log.warning("a predicate of the policy of %s failed; it is not heard", self.target.name, exc_info=True)
-            return otherwise
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
@@ -372,6 +361,8 @@ class Operation:
     def _end_with(self, error: BaseException | None) -> None:
         if isinstance(error, UnwantedResultError) and self.error_type == _UNWANTED.error_type:
             self.error_type = None  # the app gets the result: better than none
+        else:
+            nesting.mark(error, self.gave_up, self.most_attempts)
         self._end()
 
     def _end_attempt(self, verdict: Verdict) -> bool:

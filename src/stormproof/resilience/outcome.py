@@ -20,6 +20,8 @@ class Retry(enum.Enum):
     NEVER = "never"
     ALWAYS = "always"  # the request was certainly not carried out
     IF_REPLAY_SAFE = "if_replay_safe"  # it may have been carried out: only where that does no harm
+    WANTED = "wanted"  # the app has asked for it, whatever we think
+    SPENT = "spent"  # an operation inside this one has retried it in vain
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class GaveUp(enum.Enum):
     RATE_LIMIT = "rate_limit"
     NOT_RETRYABLE = "not_retryable"
     NOT_REPLAY_SAFE = "not_replay_safe"
+    NESTED = "nested"  # an operation inside this one has retried it in vain
     STREAM_STARTED = "stream_started"
     HINT_TOO_LONG = "hint_too_long"
     CANCELLED = "cancelled"  # while waiting

@@ -23,6 +23,8 @@ from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.loop import is_active, retry_loop
 from stormproof.resilience.operation import Operation, UnwantedResultError
 from stormproof.resilience.outcome import GaveUp, Refusal
+from stormproof.resilience.overrides import changes_for
+from stormproof.resilience.overrides import current as layers_here
 from stormproof.resilience.targets import Target, Targets
 
 _log = logging.getLogger("stormproof")
@@ -45,17 +47,26 @@ class Runner:
         self._clock = clock
 
     def is_enabled(self, call: Call) -> bool:
-        """Whether its policy wants this call to be protected at all."""
-        return self.targets.get(call.client.system, call.host, call.port).policy.enabled
+        """Whether its policy, or the block it is made in, wants this call to be protected at all."""
+        target = self._target(call)
+        layers = layers_here() if call.layers is None else call.layers
+        enabled: bool = changes_for(target.policy_name, layers).get("enabled", target.policy.enabled)
+        return enabled
 
     def begin(self, call: Call) -> Operation:
         """The operation of this call; to be handed to ``run`` or ``run_async``."""
-        target = self.targets.get(call.client.system, call.host, call.port)
-        return Operation(call, target, self.listeners, self._clock)
+        if call.is_local:
+            call.layers = ()
+        return Operation(call, self._target(call), self.listeners, self._clock)
 
-    def capture(self) -> Any:
-        """The caller's telemetry context, for ``Call.parent`` of a call that begins later."""
-        return self.listeners.capture()
+    def _target(self, call: Call) -> Target:
+        if call.is_local:
+            return self.targets.local(call.client.system)
+        return self.targets.get(call.client.system, call.host, call.port)
+
+    def capture(self) -> dict[str, Any]:
+        """What a call that begins later must know of where the app called: fields of :class:`Call`."""
+        return {"parent": self.listeners.capture(), "layers": layers_here()}
 
     def after_fork(self) -> None:
         """Start afresh in a forked child: closed breakers, full budgets, no counts of the parent's."""
@@ -70,11 +81,15 @@ class Runner:
         """
         target = self.targets.get(call.client.system, call.host, call.port)
         sent = self._clock()
-        generation = target.breaker.enter(sent) if target.is_simple and self.listeners.is_idle else NOT_CALM
+        # Nobody watches, and nobody has a say but breaker and budget. Spelled out: a call costs a tenth of the whole.
+        is_short = target.is_simple and self.listeners.is_idle and call.on_result is None and not layers_here()
+        generation = target.breaker.enter(sent) if is_short else NOT_CALM
         if generation == NOT_CALM:
+            if not self.is_enabled(call):
+                return function(*args, **kwargs)
             self._turn_away(call, target, sent)
             return self.run(self.begin(call), _sending(function, args, kwargs))
-        token = deadline.enter(*target.bounds(sent)) if call.nests else None
+        token = deadline.enter(*deadline.bounds(target.policy, sent)) if call.nests else None
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
@@ -96,11 +111,15 @@ class Runner:
         """As :meth:`call`."""
         target = self.targets.get(call.client.system, call.host, call.port)
         sent = self._clock()
-        generation = target.breaker.enter(sent) if target.is_simple and self.listeners.is_idle else NOT_CALM
+        # Nobody watches, and nobody has a say but breaker and budget. Spelled out: a call costs a tenth of the whole.
+        is_short = target.is_simple and self.listeners.is_idle and call.on_result is None and not layers_here()
+        generation = target.breaker.enter(sent) if is_short else NOT_CALM
         if generation == NOT_CALM:
+            if not self.is_enabled(call):
+                return await function(*args, **kwargs)
             self._turn_away(call, target, sent)
             return await self.run_async(self.begin(call), _sending(function, args, kwargs))
-        token = deadline.enter(*target.bounds(sent)) if call.nests else None
+        token = deadline.enter(*deadline.bounds(target.policy, sent)) if call.nests else None
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:
@@ -120,7 +139,8 @@ class Runner:
 
     def _turn_away(self, call: Call, target: Target, now: float) -> None:
         """Refuse at once where nobody watches and there is nothing to fall back to."""
-        if self.listeners.is_idle and target.policy.fallback is None and target.breaker.turn_away(now):
+        is_final = target.policy.fallback is None and not layers_here()
+        if self.listeners.is_idle and is_final and target.breaker.turn_away(now):
             raise call.client.refused_error(call, target, Refusal.CIRCUIT_OPEN)
 
     def _adopt(self, call: Call, target: Target, generation: int, sent: float, error: BaseException) -> Operation:
@@ -370,6 +390,6 @@ def _take(operation: Operation, result: object) -> None:
     except Exception:
         _log.warning("stormproof could not read a result of %s", call.client.system, exc_info=True)
         facts = {}
-    if operation.target.policy.retry.on_result is not None and operation.turns_down(result):
+    if operation.turns_down(result):
         raise operation.error  # type: ignore[misc]  # set with the decision
     operation.succeed(facts)

@@ -12,13 +12,15 @@ from stormproof.resilience.breaker import Breaker, BreakerSnapshot, State, State
 from stormproof.resilience.budget import Budget
 from stormproof.resilience.bulkhead import Bulkhead
 from stormproof.resilience.clock import Clock
-from stormproof.resilience.deadline import nearest
-from stormproof.resilience.policy import Policy
+from stormproof.resilience.policy import BreakerPolicy, Policy, RetryPolicy
 from stormproof.resilience.rate_limit import RateLimit
 from stormproof.resilience.window import WindowBreaker
 
 #: Name of the target that stands in for all others once the registry is full of busy ones.
 OVERFLOW = "_OTHER"
+
+#: System of the user's own functions. Their targets have no address: their name stands where the others have a host.
+OWN = "protect"
 
 #: One idle target in so many makes room at a time, so that finding them costs little however often it is full.
 _EVICTED_SHARE = 10
@@ -67,7 +69,10 @@ class TargetSnapshot:
 
 
 class Target:
-    """One server as one system sees it, named ``{system}/{host}:{port}``. Safe for concurrent use."""
+    """One server as one system sees it, named ``{system}/{host}:{port}``, or what functions of the user's own call.
+
+    Safe for concurrent use.
+    """
 
     __slots__ = (
         "_clock",
@@ -117,7 +122,12 @@ class Target:
         self.rate_limit = RateLimit(policy.rate_limit) if policy.rate_limit.rate is not None else None
         self.is_limited = self.bulkhead is not None or self.rate_limit is not None
         #: Nothing but breaker and budget is asked before or after a call.
-        self.is_simple = not self.is_limited and policy.retry.on_result is None
+        self.is_simple = policy.enabled and not self.is_limited and policy.retry.on_result is None
+
+    @property
+    def policy_name(self) -> str:
+        """The name that its policy is chosen by."""
+        return self.host if self.system == OWN else self.system
 
     def snapshot(self) -> TargetSnapshot:
         """Everything that is known of it now."""
@@ -135,10 +145,6 @@ class Target:
             last_error=error,
             last_error_age=self._clock() - error.at if error is not None else None,
         )
-
-    def bounds(self, started: float) -> tuple[float, float]:
-        """(deadline, moment at which running attempts are cut) of a call that began at ``started``."""
-        return nearest(started + self.policy.deadline, strict=self.policy.strict_deadline)
 
     def succeeded(self, generation: int, sent: float, now: float) -> None:
         """A call that came in the short way (``Breaker.enter``) is over."""
@@ -205,6 +211,7 @@ class Targets:
         self._bound = bound
         self._lock = threading.Lock()
         self._targets: dict[tuple[str, str, int], Target] = {}
+        self._local: dict[str, Target] = {}
 
     def __iter__(self) -> Iterator[Target]:
         return iter(list(self._targets.values()))
@@ -218,10 +225,27 @@ class Targets:
         target = self._targets.get(key)
         return target if target is not None else self._add(key)
 
-    def forget(self, system: str) -> None:
-        """Make a system's targets anew, by the policy that is in force then. Calls that run end where they began."""
+    def local(self, system: str) -> Target:
+        """Where calls go that stay inside this process: one attempt, no breaker. Not among the others."""
+        target = self._local.get(system)
+        if target is None:
+            policy = Policy(
+                enabled=self._policy_for(system).enabled,
+                strict_deadline=False,
+                retry=RetryPolicy(attempts=1),
+                breaker=BreakerPolicy(enabled=False),
+            )
+            target = self._local[system] = self._make(system, "local", 0, policy)
+        return target
+
+    def forget(self, name: str) -> None:
+        """Make the targets whose policy is chosen by this name anew, by the policy that is in force then.
+
+        Calls that run end where they began.
+        """
         with self._lock:
-            self._targets = {key: target for key, target in self._targets.items() if target.system != system}
+            self._targets = {key: target for key, target in self._targets.items() if target.policy_name != name}
+            self._local.pop(name, None)
 
     def after_fork(self) -> None:
         """Start afresh in a forked child: its parent's locks may be held, its breakers and permits are not its own."""
@@ -229,6 +253,7 @@ class Targets:
         for target in self._targets.values():
             target.after_fork()
         self._targets = {}
+        self._local = {}
 
     def _add(self, key: tuple[str, str, int]) -> Target:
         with self._lock:
@@ -239,14 +264,16 @@ class Targets:
                     self._targets[key] = self._make(*key)
             return self._targets[key]
 
-    def _make(self, system: str, host: str, port: int) -> Target:
-        name = f"{system}/{host}:{port}" if host != OVERFLOW else f"{system}/{OVERFLOW}"
+    def _make(self, system: str, host: str, port: int, policy: Policy | None = None) -> Target:
+        name = host if system == OWN and host != OVERFLOW else f"{system}/{host}"
+        if system != OWN and host != OVERFLOW:
+            name += f":{port}"
         return Target(
             system,
             host,
             port,
             name=name,
-            policy=self._policy_for(system),
+            policy=policy or self._policy_for(host if system == OWN else system),
             clock=self._clock,
             on_change=self._on_change,
         )

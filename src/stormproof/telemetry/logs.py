@@ -11,7 +11,7 @@ from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.breaker import State, StateChange
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
-from stormproof.resilience.targets import Target
+from stormproof.resilience.targets import OWN, Target
 from stormproof.telemetry import names
 from stormproof.telemetry.spans import breaker_attributes, breaker_context, identity, retry_attributes
 
@@ -36,17 +36,18 @@ class Logs(Listener):
     def operation_ended(self, operation: Operation) -> None:
         if operation.error_type is None:
             return
-        is_database = operation.call.client.system in names.DATABASES
         attributes: dict[str, Any] = {
             **identity(operation),
             names.ERROR_TYPE: operation.error_type,
             names.EXCEPTION_TYPE: operation.error_type,
-            names.ATTEMPT_COUNT: operation.attempts,
         }
-        if operation.gave_up is not None:
-            attributes[names.RETRY_GAVE_UP] = operation.gave_up.value
-        event = names.DB_EXCEPTION if is_database else names.GEN_AI_EXCEPTION
-        body = f"{operation.call.operation} failed after {operation.attempts} attempts: {operation.error_type}"
+        body = f"{operation.call.operation} failed: {operation.error_type}"
+        if not operation.call.is_local:
+            attributes[names.ATTEMPT_COUNT] = operation.attempts
+            if operation.gave_up is not None:
+                attributes[names.RETRY_GAVE_UP] = operation.gave_up.value
+            body = f"{operation.call.operation} failed after {operation.attempts} attempts: {operation.error_type}"
+        event = _exception_event(operation.call.client.system)
         self._emit(event, SeverityNumber.WARN, body, attributes, operation.context)
 
     def breaker_changed(self, target: Target, change: StateChange) -> None:
@@ -66,3 +67,9 @@ class Logs(Listener):
                 context=context,
             )
         )
+
+
+def _exception_event(system: str) -> str:
+    if system == OWN:
+        return names.OPERATION_EXCEPTION
+    return names.DB_EXCEPTION if system in names.DATABASES else names.GEN_AI_EXCEPTION

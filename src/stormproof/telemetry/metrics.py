@@ -13,8 +13,9 @@ from stormproof.resilience.breaker import State
 from stormproof.resilience.bulkhead import Bulkhead
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
-from stormproof.resilience.targets import Target
+from stormproof.resilience.targets import OWN, Target
 from stormproof.telemetry import names
+from stormproof.telemetry.owners import measured
 from stormproof.telemetry.spans import identity
 
 #: Series of ``resilience.operations`` beyond this many are counted under ``_OTHER``.
@@ -84,6 +85,8 @@ class Metrics(Listener):
     # -- recorded as it happens --------------------------------------------------------------------------------------
 
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
+        if operation.call.is_local:
+            return
         attributes = identity(operation)
         attributes[names.ATTEMPT_TYPE] = attempt.type
         if attempt.verdict is not None and attempt.verdict.error_type is not None:
@@ -99,7 +102,8 @@ class Metrics(Listener):
         attributes = identity(operation)
         if operation.error_type is not None:
             attributes[names.ERROR_TYPE] = operation.error_type
-        self._count(operation, attributes)
+        if not operation.call.is_local:
+            self._count(operation, attributes)
         if operation.fallback_type is not None:
             self._count_fallback(operation, operation.fallback_type)
         duration = operation.ended - operation.started
@@ -107,7 +111,7 @@ class Metrics(Listener):
             if "collection" in operation.call.facts:
                 attributes[names.DB_COLLECTION] = operation.call.facts["collection"]
             self._db_duration.record(duration, attributes, operation.context)
-        else:
+        elif operation.call.client.system != OWN:  # for which there is no official metric
             self._record_gen_ai(operation, attributes, duration)
 
     def _record_gen_ai(self, operation: Operation, attributes: dict[str, AttributeValue], duration: float) -> None:
@@ -116,12 +120,16 @@ class Metrics(Listener):
             if fact in source:
                 attributes[names.FACTS[fact]] = source[fact]
         context = operation.context
-        self._gen_ai_duration.record(duration, attributes, context)
-        if operation.items:
+        left_out = measured(operation)  # each is recorded once a call
+        if names.GEN_AI_DURATION not in left_out:
+            self._gen_ai_duration.record(duration, attributes, context)
+        if operation.items and names.GEN_AI_FIRST_CHUNK not in left_out:
             self._first_chunk.record(operation.first_item_at - operation.started, attributes, context)
-        if operation.items > 1:
+        if operation.items > 1 and names.GEN_AI_PER_CHUNK not in left_out:
             each = (operation.last_item_at - operation.first_item_at) / (operation.items - 1)
             self._per_chunk.record(each, attributes, context)
+        if names.GEN_AI_TOKENS in left_out:
+            return
         for token_type in ("input", "output"):
             if f"{token_type}_tokens" in facts:
                 typed = {**attributes, names.GEN_AI_TOKEN_TYPE: token_type}

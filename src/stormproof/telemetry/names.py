@@ -35,6 +35,11 @@ DB_STATUS = "db.response.status_code"
 #: A client's facts (see ``stormproof.resilience.call.Facts``) → official attributes of the operation span.
 FACTS: Mapping[str, str] = {
     "provider": GEN_AI_PROVIDER,
+    "api_type": "openai.api.type",
+    "agent_id": "gen_ai.agent.id",
+    "agent_name": "gen_ai.agent.name",
+    "conversation_id": "gen_ai.conversation.id",
+    "output_type": "gen_ai.output.type",
     "model": GEN_AI_REQUEST_MODEL,
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -46,13 +51,20 @@ FACTS: Mapping[str, str] = {
     "seed": "gen_ai.request.seed",
     "choice_count": "gen_ai.request.choice.count",
     "encoding_formats": "gen_ai.request.encoding_formats",
+    "stream": "gen_ai.request.stream",
+    "service_tier": "openai.request.service_tier",
     "dimensions": "gen_ai.embeddings.dimension.count",
     "response_id": "gen_ai.response.id",
     "response_model": GEN_AI_RESPONSE_MODEL,
     "finish_reasons": "gen_ai.response.finish_reasons",
     "input_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
+    "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
+    "response_service_tier": "openai.response.service_tier",
+    "system_fingerprint": "openai.response.system_fingerprint",
     "collection": DB_COLLECTION,
+    "batch_size": "db.operation.batch.size",
 }
 
 #: The official well-known value of each system that is a database; the others are GenAI providers.
@@ -83,6 +95,7 @@ FALLBACK_OUTCOME = "resilience.fallback.outcome"
 BULKHEAD_OUTCOME = "resilience.bulkhead.outcome"
 RATE_LIMIT_OUTCOME = "resilience.rate_limit.outcome"
 TARGET_NAME = "resilience.target.name"
+OPERATION_NAME = "resilience.operation.name"
 
 # -- spans ---------------------------------------------------------------------------------------------------------
 ATTEMPT_SPAN = "attempt {operation}"
@@ -122,4 +135,5 @@ ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 RETRY_SCHEDULED = "resilience.retry.scheduled"
 GEN_AI_EXCEPTION = "gen_ai.client.operation.exception"
 DB_EXCEPTION = "db.client.operation.exception"
+OPERATION_EXCEPTION = "resilience.operation.exception"  # of functions of the user's own
 BREAKER_CHANGED = "resilience.circuit_breaker.state_changed"

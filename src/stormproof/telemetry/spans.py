@@ -8,15 +8,15 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
-from opentelemetry.util.types import Attributes, AttributeValue
+from opentelemetry.util.types import AttributeValue
 
 from stormproof.resilience.attempt import Attempt
 from stormproof.resilience.breaker import State, StateChange
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
 from stormproof.resilience.outcome import Refusal
-from stormproof.resilience.targets import Target
-from stormproof.telemetry import names
+from stormproof.resilience.targets import OWN, Target
+from stormproof.telemetry import names, owners
 
 #: Where the HTTP instrumentation's hook finds the running attempt.
 ATTEMPT_KEY = otel_context.create_key("stormproof-attempt")
@@ -32,15 +32,23 @@ class Spans(Listener):
         self._tracers: dict[str, Tracer] = {}
 
     def capture(self) -> Context:
-        return otel_context.get_current()
+        return owners.with_hidden(otel_context.get_current())
 
     def operation_started(self, operation: Operation) -> None:
         call = operation.call
-        parent = call.parent if call.parent is not None else otel_context.get_current()
+        system = call.client.system
+        parent = call.parent
+        if parent is None:
+            parent = owners.with_hidden(otel_context.get_current(), system)
         if not _is_instrumentation_on(parent):
             operation.context = parent
             return
-        span = self._tracer(call.client.system).start_span(
+        theirs = owners.take(parent, system)
+        if theirs is not None:
+            operation.span, operation.context = theirs, parent
+            owners.annotate(theirs, {**_request_attributes(operation), **_progress_attributes(operation)})
+            return
+        span = self._tracer(system).start_span(
             f"{call.operation} {call.subject}" if call.subject else call.operation,
             context=parent,
             kind=SpanKind.CLIENT,
@@ -51,7 +59,10 @@ class Spans(Listener):
 
     def attempt_started(self, operation: Operation, attempt: Attempt) -> None:
         context = operation.context
-        if operation.span is not None and operation.span.is_recording():
+        is_recording = operation.span is not None and operation.span.is_recording()
+        if is_recording and not operation.call.is_local:
+            if owners.owner_of(operation.span) is not None:  # which may end it before we know how it ends
+                operation.span.set_attributes(_progress_attributes(operation))
             attempt.span = self._tracer(operation.call.client.system).start_span(
                 names.ATTEMPT_SPAN.format(operation=operation.call.operation),
                 context=context,
@@ -66,15 +77,18 @@ class Spans(Listener):
             token, attempt.token = attempt.token, None
             otel_context.detach(token)
 
+    def attempt_resumed(self, operation: Operation, attempt: Attempt) -> None:
+        attempt.token = otel_context.attach(attempt.context)
+
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
         verdict, span = attempt.verdict, attempt.span
         if span is None or verdict is None:
             return
         status = verdict.status if verdict.status is not None else attempt.status
-        if status is not None:
+        if isinstance(status, int):  # else it is one of gRPC's
             span.set_attribute(names.HTTP_STATUS, status)
-            if operation.call.client.system in names.DATABASES:
-                span.set_attribute(names.DB_STATUS, str(status))
+        if status is not None and operation.call.client.system in names.DATABASES:
+            span.set_attribute(names.DB_STATUS, str(status))
         if verdict.error_type is not None:
             attempt.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
             _mark_failed(span, verdict.error_type)
@@ -85,21 +99,33 @@ class Spans(Listener):
             operation.span.add_event(names.RETRY_SCHEDULED, retry_attributes(operation, attempt))
 
     def first_chunk(self, operation: Operation) -> None:
-        if operation.span is not None:
-            elapsed = operation.first_item_at - operation.started
-            operation.span.set_attribute(names.GEN_AI_TIME_TO_FIRST_CHUNK, elapsed)
+        if operation.span is not None and operation.call.client.system != OWN:
+            told = {names.GEN_AI_TIME_TO_FIRST_CHUNK: operation.first_item_at - operation.started}
+            if owners.owner_of(operation.span) is not None:
+                owners.annotate(operation.span, told)
+            else:
+                operation.span.set_attributes(told)
 
     def operation_ended(self, operation: Operation) -> None:
         span: Span | None = operation.span
         if span is None:
             return
+        is_ours = owners.owner_of(span) is None
         if span.is_recording():
+            told = _official(operation.facts)
+            if is_ours:
+                span.set_attributes(told)
+                if operation.error_type is not None:
+                    _mark_failed(span, operation.error_type)
+            else:  # whose status and name are theirs
+                if operation.error_type is not None:
+                    told[names.ERROR_TYPE] = operation.error_type
+                owners.annotate(span, told)
             span.set_attributes(_result_attributes(operation))
-            if operation.error_type is not None:
-                _mark_failed(span, operation.error_type)
-                if operation.error_type == Refusal.CIRCUIT_OPEN.value and operation.target.breaker.opening is not None:
-                    span.add_link(operation.target.breaker.opening)
-        span.end()
+            if operation.error_type == Refusal.CIRCUIT_OPEN.value and operation.target.breaker.opening is not None:
+                span.add_link(operation.target.breaker.opening)
+        if is_ours:
+            span.end()
 
     def breaker_changed(self, target: Target, change: StateChange) -> None:
         attributes = breaker_attributes(change)
@@ -136,7 +162,11 @@ def identity(operation: Operation) -> dict[str, AttributeValue]:
     """Which operation on which server: the attributes that spans and metrics share."""
     call = operation.call
     system = call.client.system
-    attributes: dict[str, AttributeValue] = {names.SERVER_ADDRESS: call.host, names.SERVER_PORT: call.port}
+    if system == OWN:
+        return {names.TARGET_NAME: operation.target.name, names.OPERATION_NAME: call.operation}
+    attributes: dict[str, AttributeValue] = {}
+    if not call.is_local:
+        attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = call.host, call.port
     if system in names.DATABASES:
         attributes[names.DB_SYSTEM] = names.DATABASES[system]
         attributes[names.DB_OPERATION] = call.operation
@@ -186,7 +216,7 @@ def _is_instrumentation_on(context: Context) -> bool:
     return not (context.get("suppress_instrumentation") or context.get(otel_context._SUPPRESS_INSTRUMENTATION_KEY))
 
 
-def _request_attributes(operation: Operation) -> Attributes:
+def _request_attributes(operation: Operation) -> dict[str, AttributeValue]:
     return {**identity(operation), **_official(operation.call.facts)}
 
 
@@ -207,13 +237,22 @@ def _attempt_attributes(operation: Operation, attempt: Attempt) -> dict[str, Att
     return attributes
 
 
-def _result_attributes(operation: Operation) -> dict[str, AttributeValue]:
+def _progress_attributes(operation: Operation) -> dict[str, AttributeValue]:
+    if operation.call.is_local:
+        return {}
     breaker = operation.target.breaker
-    attributes = _official(operation.facts)
-    attributes[names.ATTEMPT_COUNT] = operation.attempts
-    attributes[names.RETRY_TOTAL_DELAY] = operation.total_delay
-    attributes[names.BREAKER_NAME] = breaker.name
-    attributes[names.BREAKER_STATE] = breaker.state.value
+    return {
+        names.ATTEMPT_COUNT: operation.attempts,
+        names.RETRY_TOTAL_DELAY: operation.total_delay,
+        names.BREAKER_NAME: breaker.name,
+        names.BREAKER_STATE: breaker.state.value,
+    }
+
+
+def _result_attributes(operation: Operation) -> dict[str, AttributeValue]:
+    attributes = _progress_attributes(operation)
+    if operation.call.is_local:
+        return attributes
     if operation.queued:
         attributes[names.ADMISSION_DELAY] = operation.queued
     if operation.fallback_type is not None:
