@@ -64,7 +64,7 @@ class Result:
 
 
 class Program:
-    """A running program; used as a context manager, which kills what is still running."""
+    """A running program; used as a context manager, which kills what still runs, children too."""
 
     def __init__(self, command: Iterable[str], env: Mapping[str, str], timeout: float = _TIMEOUT) -> None:
         self._began = time.monotonic()
@@ -75,8 +75,9 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
-        self._timer = threading.Timer(timeout, self._process.kill)
+        self._timer = threading.Timer(timeout, self._kill_all)
         self._timer.daemon = True
         self._timer.start()
         self._out, self._err = _Reader(self._process.stdout), _Reader(self._process.stderr)
@@ -88,6 +89,13 @@ class Program:
     def wait_for_error(self, text: str) -> None:
         """Wait until this has been printed on stderr."""
         assert self._err.wait_for(lambda lines: any(text in line for line in lines)), self._report()
+
+    def find_error(self, pattern: str) -> str:
+        """Wait until stderr has something like this, and return the pattern's first group."""
+        assert self._err.wait_for(lambda lines: re.search(pattern, "".join(lines)) is not None), self._report()
+        found = re.search(pattern, self._err.text)
+        assert found is not None
+        return found[1]
 
     def tell(self, line: str = "") -> None:
         """Write a line to its stdin, for which it waits with ``input()``."""
@@ -130,9 +138,14 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         if self._process.returncode is None:
-            self._process.kill()
+            self._kill_all()
             self._process.wait()
             self._close()
+
+    def _kill_all(self) -> None:
+        """Kill it with its children, which may have its pipes open."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class _Reader:

@@ -145,8 +145,12 @@ class World:
         """Start a program made of these parts; ``way`` is one of WAYS_IN, or "bare" for none."""
         elsewhere = "" if self.network.is_own else _OTHER_DEFAULT
         path = script(self.folder / "app.py", elsewhere, WAYS_IN.get(way, ""), *parts)
-        command = [*([str(LAUNCHER)] if way == "launcher" else []), sys.executable, str(path), *args]
-        return self._stack.enter_context(self.network.call(Program, command, self.env(**variables)))
+        return self.launch([sys.executable, str(path), *args], by_launcher=way == "launcher", **variables)
+
+    def launch(self, command: Iterable[str], *, by_launcher: bool = True, **variables: str) -> Program:
+        """Start any command inside the network, in the environment of :meth:`env`."""
+        whole = [*([str(LAUNCHER)] if by_launcher else []), *command]
+        return self._stack.enter_context(self.network.call(Program, whole, self.env(**variables)))
 
     def run(self, *parts: str, way: str = "launcher", **variables: str) -> Result:
         """As :meth:`start`, to the end."""

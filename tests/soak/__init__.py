@@ -1,0 +1,1 @@
+"""Ten thousand operations of each client; ``make test-soak``."""
