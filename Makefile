@@ -4,10 +4,12 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints/latest.txt
 PYTEST_ARGS ?= -n 2
 BIN := $(VENV)/bin
+# What the others bring stays out of the ordinary packages: the suite is to hold without them, too.
+BESIDE := $(VENV)-beside
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help demo test test-stack stack bench storm mutants lint docs clean
+.PHONY: help demo test faults test-stack test-soak test-beside stack bench storm mutants hooks lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,10 +18,21 @@ demo: $(VENV)/.installed-demo  ## a RAG program rides through faults, with and w
 	$(BIN)/python -m stormproof.demo
 
 test: $(STAMP)  ## unit, client and launcher tests, with real Ollama and Qdrant's real wire
-	$(BIN)/python -m pytest -m "not stack" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not stack and not soak" $(PYTEST_ARGS)
+
+faults: $(STAMP)  ## write docs/faults.md anew, from what the tests of the fault table see
+	$(BIN)/python -m pytest tests/clients/faults -k what_becomes --write-faults
 
 test-stack: $(STAMP) collector  ## the same RAG program seen by the real collector, Jaeger and Prometheus
 	$(BIN)/python -m pytest -m stack
+
+test-soak: $(STAMP)  ## ten thousand operations of each client through faults: counts, spans, permits, memory
+	$(BIN)/python -m pytest -m soak tests/soak
+
+test-beside:  ## beside other instrumentations and below frameworks; then the whole suite with the others on
+	@$(MAKE) --no-print-directory $(BESIDE)/.installed-beside VENV=$(BESIDE)
+	$(BESIDE)/bin/python -m pytest tests/beside $(PYTEST_ARGS)
+	$(BESIDE)/bin/python -m pytest -p tests.beside.plugin -m "not stack and not soak" $(PYTEST_ARGS)
 
 stack: $(VENV)/bin/python collector  ## collector, Jaeger and Prometheus on their usual ports, until Ctrl-C
 	$(BIN)/python collector/stack.py
@@ -33,6 +46,9 @@ storm: $(VENV)/.installed-bench  ## what retry policies do under overload, by si
 
 mutants: $(VENV)/.installed-mutation  ## mutation testing of resilience/ (an hour); ONLY="budget breaker" for some files, AGAIN=1 for survivors
 	$(BIN)/python tests/mutation/run.py $(if $(ONLY),--only $(ONLY)) $(if $(AGAIN),--again)
+
+hooks: $(STAMP)  ## leaves out each hook in turn, and expects tests to fail (20 minutes); ONLY=openai for some
+	$(BIN)/python -m tests.mutation.hooks $(if $(ONLY),--only $(ONLY))
 
 lint: $(STAMP)  ## ruff and strict types
 	$(BIN)/ruff check .
@@ -62,6 +78,11 @@ $(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-bench: $(STAMP) constraints/bench.txt
 	@echo "adding what the benchmarks compare with"
 	$(BIN)/python -m pip install --quiet --group bench --constraint $(CONSTRAINTS) --constraint constraints/bench.txt
+	@touch $@
+
+$(VENV)/.installed-beside: $(STAMP) constraints/beside.txt
+	@echo "adding the other instrumentations, and the frameworks"
+	$(BIN)/python -m pip install --quiet --group beside --constraint $(CONSTRAINTS) --constraint constraints/beside.txt
 	@touch $@
 
 $(VENV)/.installed-mutation: $(STAMP)

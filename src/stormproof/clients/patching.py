@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import wrapt
@@ -18,6 +19,9 @@ from stormproof.resilience.runner import Runner
 #: What every wrapper of wrapt derives from; its name has changed with wrapt 2.
 _PROXY: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 
+#: The attribute of our replacement of a function: itself (decorators of others copy attributes) and what it replaces.
+_REPLACES = "_stormproof_replaces"
+
 _reported: set[str] = set()
 _log = logging.getLogger("stormproof")
 
@@ -28,49 +32,97 @@ _protected: ContextVar[bool] = ContextVar("stormproof_protected", default=False)
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
+@dataclass(frozen=True)
+class Splice:
+    """``replacement`` in the place of ``owner.name``, and of every slot of a subclass that holds the same function."""
+
+    owner: Any
+    name: str
+    original: Callable[..., Any]
+    replacement: Callable[..., Any]
+
+    def put_in(self) -> None:
+        """Where the bare function is, or what an earlier splice has left: beneath whatever is wrapped around it."""
+        self._put(self.replacement)
+
+    def take_out(self) -> None:
+        """Wherever it is by now: it may have been wrapped, and copied to a subclass."""
+        self._put(self.original)
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether someone else is wrapped around the function."""
+        return any(True for slot in self._own_slots() for _ in _wrappers(vars(slot)[self.name]))
+
+    def _put(self, function: Callable[..., Any]) -> None:
+        for slot in self._own_slots():
+            wrappers = list(_wrappers(vars(slot)[self.name]))
+            if wrappers:
+                wrappers[-1].__wrapped__ = function
+            else:
+                setattr(slot, self.name, function)
+
+    def _own_slots(self) -> list[Any]:
+        return [slot for slot in _slots(self.owner) if _original(vars(slot).get(self.name)) is self.original]
+
+
 class Splices:
     """What one client has had spliced in, so that exactly this can be taken out."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self.splices: list[Splice] = []
 
     def add(self, owner: Any, name: str, wrapper: Wrapper) -> None:
         """Replace ``owner.name``, and every slot of a subclass that holds the same function, by ``wrapper``.
 
         ``owner`` is a class or a module. Raises AttributeError if it has no such function of its own.
         """
-        original = _innermost(vars(owner)[name] if name in vars(owner) else getattr(owner, name))
-        replacement = _bind(original, wrapper)
-        for slot in _slots(owner):
-            if name in vars(slot) and _innermost(vars(slot)[name]) is original:
-                self._undo.append(_swap(slot, name, original, replacement))
+        self.replace(owner, name, lambda original: _bind(original, wrapper))
+
+    def replace(self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """As :meth:`add`, by what ``make`` makes of the original: for functions that are called without a ``self``."""
+        original = _original(vars(owner)[name] if name in vars(owner) else getattr(owner, name))
+        replacement = make(original)
+        setattr(replacement, _REPLACES, (replacement, original))
+        splice = Splice(owner, name, original, replacement)
+        splice.put_in()
+        self.splices.append(splice)
+
+    def renew(self) -> None:
+        """Splice in again where someone has put the bare function back."""
+        for splice in self.splices:
+            splice.put_in()
 
     def remove(self) -> None:
-        """Put everything back that is still in place."""
-        while self._undo:
-            self._undo.pop()()
+        """Put everything back."""
+        while self.splices:
+            self.splices.pop().take_out()
 
     def __bool__(self) -> bool:
-        return bool(self._undo)
+        return bool(self.splices)
 
 
 def _bind(original: Callable[..., Any], wrapper: Wrapper) -> Callable[..., Any]:
     """A plain function in the original's place: a third of the cost of a wrapt wrapper."""
-    if inspect.iscoroutinefunction(original):
+    return _bound_async(original, wrapper) if inspect.iscoroutinefunction(original) else _bound(original, wrapper)
 
-        @functools.wraps(original)
-        async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if _protected.get():
-                return await original(self, *args, **kwargs)
-            return await wrapper(original, self, args, kwargs)
 
-        return call_async
-
+def _bound(original: Callable[..., Any], wrapper: Wrapper) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _protected.get():
             return original(self, *args, **kwargs)
         return wrapper(original, self, args, kwargs)
+
+    return call
+
+
+def _bound_async(original: Callable[..., Any], wrapper: Wrapper) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _protected.get():
+            return await original(self, *args, **kwargs)
+        return await wrapper(original, self, args, kwargs)
 
     return call
 
@@ -131,25 +183,9 @@ def _wrappers(function: Any) -> Iterator[Any]:
         function = function.__wrapped__
 
 
-def _innermost(function: Any) -> Any:
+def _original(function: Any) -> Any:
+    """The client's own function, beneath others' wrappers and what we have put in its place."""
     for wrapper in _wrappers(function):
         function = wrapper.__wrapped__
-    return function
-
-
-def _swap(slot: Any, name: str, old: Any, new: Any) -> Callable[[], None]:
-    """Put ``new`` where ``old`` is, beneath whatever is wrapped around it. Returns what undoes it."""
-    outer = list(_wrappers(vars(slot)[name]))
-    if outer:
-        outer[-1].__wrapped__ = new
-    else:
-        setattr(slot, name, new)
-
-    def undo() -> None:
-        current = list(_wrappers(vars(slot).get(name)))
-        if current and current[-1].__wrapped__ is new:
-            current[-1].__wrapped__ = old
-        elif vars(slot).get(name) is new:
-            setattr(slot, name, old)
-
-    return undo
+    replacement, original = getattr(function, _REPLACES, (None, None))
+    return original if replacement is function else function

@@ -1,0 +1,1 @@
+"""Beside other instrumentations of the same clients, and below frameworks. Run by ``make test-beside``."""
