@@ -29,7 +29,7 @@ test-stack: $(STAMP) collector  ## the same RAG program seen by the real collect
 test-soak: $(STAMP)  ## ten thousand operations of each client through faults: counts, spans, permits, memory
 	$(BIN)/python -m pytest -m soak tests/soak
 
-test-beside:  ## beside other instrumentations and below frameworks; then the whole suite with the others on
+test-beside:  ## beside other instrumentations and below frameworks; then all tests that call a client, with the others on
 	@$(MAKE) --no-print-directory $(BESIDE)/.installed-beside VENV=$(BESIDE)
 	$(BESIDE)/bin/python -m pytest tests/beside $(PYTEST_ARGS)
 	$(BESIDE)/bin/python -m pytest -p tests.beside.plugin -m "not stack and not soak" $(PYTEST_ARGS)

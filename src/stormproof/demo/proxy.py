@@ -92,7 +92,7 @@ class FaultProxy:
         self._exchanges: list[Exchange] = []
         self._numbers = 0
         self._connections = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], Peer] = {}
         self._thread: threading.Thread | None = None
 
     # Arming
@@ -233,15 +233,19 @@ class FaultProxy:
         started.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
         server.close()
-        for task in self._tasks:
+        serving = dict(self._serving)
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*serving, return_exceptions=True)
+        for client in serving.values():
+            await client.close()  # a task that was cancelled before it began has not
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
-        task = asyncio.ensure_future(self._serve(Peer(h11.SERVER, reader, writer), self._connections))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        client = Peer(h11.SERVER, reader, writer)
+        task = asyncio.ensure_future(self._serve(client, self._connections))
+        self._serving[task] = client
+        task.add_done_callback(self._serving.pop)
 
     async def _serve(self, client: Peer, connection: int) -> None:
         """Serve one client connection until either side has enough of it."""

@@ -38,6 +38,9 @@ from .situations import (
 )
 from .ways import Way
 
+#: Python calls it so since 3.13, as RFC 9110 does.
+_PHRASES = {**responses, 422: "Unprocessable Content"}
+
 ATTEMPTS = 3
 
 
@@ -220,7 +223,7 @@ _STATUSES = {
 
 def _status_row(code: int) -> Row:
     but = {"openai": RETRIED_AND_NOT_COUNTED} if code == 409 else {}
-    name = f"{code} {responses.get(code, 'Site is overloaded')}"
+    name = f"{code} {_PHRASES.get(code, 'Site is overloaded')}"
     return _row(_STATUS, name, on_the_wire(status(code)), _STATUSES[code], but=but)
 
 
