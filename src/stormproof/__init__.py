@@ -104,7 +104,7 @@ def _instrument(providers: dict[str, Any], policies: Mapping[str, Policy]) -> No
     from stormproof.telemetry import sdk
 
     install.choose_policies(policies)
-    if providers["tracer_provider"] is None and not sdk.is_set_up():
+    if providers["tracer_provider"] is None and not install.has_providers() and not sdk.is_set_up():
         sdk.apply_defaults()
         sdk.set_up(install.current_settings(), __version__)
         install.observe_logging()

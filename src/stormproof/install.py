@@ -149,6 +149,11 @@ def forget_targets(name: str) -> None:
             _state.runner.targets.forget(name)
 
 
+def has_providers() -> bool:
+    """Whether the app has handed over providers of its own, which decide for the process."""
+    return bool(_state.providers)
+
+
 def add_listener(listener: Listener) -> None:
     """Tell ``listener`` of every step of every call from now on."""
     with _lock:

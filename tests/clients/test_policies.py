@@ -11,6 +11,7 @@ import stormproof
 from stormproof import CircuitOpenError, Policy, RetryPolicy
 from stormproof.demo.proxy import FaultProxy, status
 from stormproof.resilience.breaker import State
+from stormproof.telemetry import sdk
 from tests.unit.helpers import Recorder
 from tests.unit.limits import Asked
 from tests.unit.signals import has
@@ -163,6 +164,16 @@ class TestBreakers:
         assert (seen.last_error.type, seen.last_error.trace_id) == ("503", f"{context.trace_id:032x}")
         assert seen.last_error_age is not None
         assert seen.last_error_age >= 0
+
+
+def test_with_providers_of_the_apps_own_a_policy_sets_up_no_others(
+    shield: Shield, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(sdk, "is_set_up", lambda: False)  # whatever other tests have left
+    monkeypatch.setattr(sdk, "set_up", lambda *args, **kwargs: asked.append(args))
+    stormproof.instrument(policies={"openai": Policy()})
+    assert asked == []
 
 
 def test_the_target_that_is_not_there(shield: Shield, proxy_of: ProxyOf) -> None:
