@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import stormproof
@@ -25,12 +26,13 @@ _MISSED_BY = (
     (r"\w*APIClient\.request", ["test_every_client.py", "-k", "openai"]),
     (r"(Async)?Client\._\w+", ["test_ollama_operations.py", "test_ollama.py", "test_streams.py", "-k", "ollama"]),
     (r"(Async)?ApiClient\.\w+", ["test_every_client.py", "-k", "qdrant"]),
-    (r"\w+Api\.\w+", ["test_qdrant_operations.py"]),
+    (r"\w+Api\.\w+", ["test_qdrant_operations.py", "-k", "rest or batch"]),
     (r"rest_uploader\.upload_batch", ["test_qdrant.py"]),
     (r"(async_)?qdrant_remote\.get_server_version", ["test_qdrant.py", "test_qdrant_grpc.py"]),
     (r"(grpc_uploader|(async_)?qdrant_remote)\.\w+", ["test_qdrant_grpc.py"]),
     (r"\w+Stub\.__init__", ["test_qdrant_grpc.py", "test_qdrant_operations.py"]),
-    (r"(\w+Stub|(Async)?QdrantLocal)\.\w+", ["test_qdrant_operations.py", "test_qdrant_local.py"]),
+    (r"\w+Stub\.\w+", ["test_qdrant_operations.py", "-k", "grpc"]),
+    (r"(Async)?QdrantLocal\.\w+", ["test_qdrant_operations.py", "-k", "local_mode"]),
 )
 
 
@@ -38,9 +40,12 @@ def main() -> int:
     """Exit code 1 if a hook is not missed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
     parser.add_argument("--only", default=".", metavar="PATTERN", help="only the hooks whose names have this")
-    pattern = re.compile(parser.parse_args().only)
-    hooks = [name for name in all_hooks() if pattern.search(name)]
-    begun, kept = time.monotonic(), [name for name in hooks if not is_missed(name)]
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
+    options = parser.parse_args()
+    hooks = [name for name in all_hooks() if re.search(options.only, name)]
+    begun = time.monotonic()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        kept = [name for name, missed in zip(hooks, pool.map(is_missed, hooks), strict=True) if not missed]
     print(f"{len(hooks)} hooks, {(time.monotonic() - begun) / 60:.1f} minutes; not missed: {', '.join(kept) or 'none'}")
     return 1 if kept else 0
 
