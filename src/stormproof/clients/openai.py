@@ -19,7 +19,7 @@ from stormproof.clients import deletes
 from stormproof.clients.openai_answers import answer_facts, observe, raw_facts
 from stormproof.clients.openai_calls import body_of, is_replay_safe, request_facts, request_of
 from stormproof.clients.patching import Splices, begin, harmless
-from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, Watch, closing, closing_async, watch_response
+from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, Watch, watch_close, watch_response
 from stormproof.clients.transport import (
     address,
     clamped,
@@ -267,7 +267,7 @@ def _watch(result: Any, operation: Operation, retry: Any, reader_type: Any) -> N
     if hasattr(result, "_iterator"):
         reader = reader_type(operation, result._iterator, observe, retry)
         result._iterator = reader
-        _watch_close(result.response, reader)
+        watch_close(result.response, reader.closed)  # helpers of the client do that behind the stream's back
         return
     watch = watch_response(_http_response(result), operation, functools.partial(raw_facts, operation.call))
     if hasattr(result, "parse"):
@@ -298,16 +298,8 @@ def _parsing(parse: Any, watch: Watch) -> Any:
 def _replaced(stream: Any, new: Any) -> Any:
     """Let the stream that the app holds go on with the answer of a new one; returns the new one's iterator."""
     stream.response = new.response
-    _watch_close(new.response, stream._iterator)
+    watch_close(new.response, stream._iterator.closed)
     return new._iterator
-
-
-def _watch_close(response: Any, reader: Any) -> None:
-    """Helpers of the client close the response itself, behind the stream's back."""
-    if isinstance(reader, AsyncReader):
-        vars(response)["aclose"] = closing_async(response.aclose, reader.closed)
-    else:
-        vars(response)["close"] = closing(response.close, reader.closed)
 
 
 # -- errors -------------------------------------------------------------------------------------------------------

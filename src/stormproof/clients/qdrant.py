@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from stormproof.clients import qdrant_operations as operations
 from stormproof.clients import transport
 from stormproof.clients.patching import Splices, begin, harmless, protecting
-from stormproof.clients.qdrant_uploads import through_uploader
+from stormproof.clients.qdrant_uploads import pass_uploader
 from stormproof.clients.transport import address, clamped, error_verdict, headers_elsewhere, status_verdict
 from stormproof.errors import refused_message, refused_type
 from stormproof.resilience.attempt import Attempt
@@ -129,10 +129,8 @@ class _Requests:
         try:
             return self._runner.run(operation, send)
         except Exception as error:
-            failure = through_uploader(error)
-            if failure is error:
-                raise
-            raise failure from error
+            pass_uploader(error)
+            raise
 
     async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operation = begin(self._runner, _describe, self._client, api, args, kwargs)

@@ -23,8 +23,8 @@ from stormproof.clients import qdrant_operations as operations
 from stormproof.clients.patching import Splices, begin, harmless
 from stormproof.clients.qdrant import Qdrant, patch_version_check
 from stormproof.clients.qdrant_calls import ProtectedCall
+from stormproof.clients.qdrant_uploads import pass_uploader
 from stormproof.clients.qdrant_uploads import patch as patch_uploads
-from stormproof.clients.qdrant_uploads import through_uploader
 from stormproof.clients.transport import clamped, retry_after
 from stormproof.errors import refused_message, refused_type
 from stormproof.resilience.attempt import Attempt
@@ -247,10 +247,8 @@ class _Requests:
         try:
             return self._runner.run(operation, send)
         except Exception as error:
-            failure = through_uploader(error)
-            if failure is error:
-                raise
-            raise failure from error
+            pass_uploader(error)
+            raise
 
     async def run_async(
         self,

@@ -37,19 +37,19 @@ def patch(module: ModuleType, runner: Runner) -> Splices:
             error = failure.__cause__ or failure
         finally:
             _in_upload.reset(token)
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
 
     splices.add(module, name, upload_batch)
     return splices
 
 
-def through_uploader(error: Exception) -> Exception:
-    """What to raise for a call's last error: in an upload, what the uploader does not catch to try again."""
-    if not _in_upload.get():
-        return error
-    failure = _UploadFailedError()
-    failure.__cause__ = error
-    return failure
+def pass_uploader(error: Exception) -> None:
+    """In an upload, raise in place of a call's last error what the uploader does not catch to try again."""
+    if _in_upload.get():
+        raise _UploadFailedError from error
 
 
 def _one_round(upload_batch: Callable[..., Any]) -> int:

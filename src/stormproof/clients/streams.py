@@ -92,6 +92,8 @@ class Reader(_Reader):
             except StopIteration:
                 self._operation.succeed()
                 raise
+            finally:
+                self._retry = None  # it holds the stream, which holds this reader
 
     def _step(self) -> Any:
         try:
@@ -139,6 +141,8 @@ class AsyncReader(_Reader):
             except StopAsyncIteration:
                 self._operation.succeed()
                 raise
+            finally:
+                self._retry = None  # it holds the stream, which holds this reader
 
     async def _step(self) -> Any:
         try:
@@ -162,41 +166,50 @@ class AsyncReader(_Reader):
             await close()
 
 
-def closing(close: Callable[[], Any], closed: Callable[[], None]) -> Callable[[], Any]:
-    """``close``, told to ``closed`` before: a thread that reads meanwhile sees an error, which is not the server's."""
+def watch_close(response: Any, closed: Callable[[], None], **others: Any) -> None:
+    """Tell ``closed`` before the response is closed, by a step of ours or behind our back by client or app.
+
+    Before: a thread that reads meanwhile sees an error, which is not the server's. The method is shadowed on this
+    one object, whose type stays what it is; ``others`` of its methods with it. Shadows hold what holds them, so they go
+    when it is closed: nothing is left for the garbage collector.
+    """
+    name = "aclose" if _is_async(response) else "close"
+    own, shadows, close = vars(response), others, getattr(response, name)
+
+    def tell() -> None:
+        for shadowed, shadow in shadows.items():
+            if own.get(shadowed) is shadow:
+                del own[shadowed]
+        shadows.clear()
+        closed()
 
     def both() -> Any:
-        closed()
+        tell()
         return close()
 
-    return both
-
-
-def closing_async(close: Callable[[], Awaitable[Any]], closed: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
-    """As :func:`closing`."""
-
-    async def both() -> Any:
-        closed()
+    async def both_async() -> Any:
+        tell()
         return await close()
 
-    return both
+    shadows[name] = both_async if name == "aclose" else both
+    own.update(shadows)
+
+
+def _is_async(response: Any) -> bool:
+    return hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__")
 
 
 def watch_response(response: Any, operation: Operation, facts: Callable[[Any], Facts]) -> Watch:
     """End the operation with an open httpx response that the app reads by itself (raw and streamed responses).
 
-    Its own methods to read and to close are shadowed on this one object; its type stays what it is. One that is
-    dropped unread ends it too. ``facts``: what a response that was read whole tells.
+    One that is dropped unread ends it, too. ``facts``: what a response that was read whole tells.
     """
-    own, watch = vars(response), Watch(operation, facts)
-    if hasattr(response.stream, "__aiter__") and not hasattr(response.stream, "__iter__"):
-        own["aread"] = watch.whole_async(response)
-        own["aiter_raw"] = watch.parts_async(response.aiter_raw)
-        own["aclose"] = closing_async(response.aclose, watch.closed)
+    watch = Watch(operation, facts)
+    if _is_async(response):
+        read = {"aread": watch.whole_async(response), "aiter_raw": watch.parts_async(response.aiter_raw)}
     else:
-        own["read"] = watch.whole(response)
-        own["iter_raw"] = watch.parts(response.iter_raw)
-        own["close"] = closing(response.close, watch.closed)
+        read = {"read": watch.whole(response), "iter_raw": watch.parts(response.iter_raw)}
+    watch_close(response, watch.closed, **read)
     weakref.finalize(response, operation.close)
     return watch
 

@@ -186,17 +186,27 @@ class Runner:
     def resume(self, operation: Operation, send: Send[T]) -> T:
         """Go on after an attempt that failed and is to be retried (``operation.wait`` is set)."""
         entered = False
+        failure: Exception = AssertionError("stamina's loop ended without a result or an error")
         try:
             for step in retry_loop(lambda _: _wait_after(operation)):
                 with step:
                     if not entered and operation.error is not None:  # its first round: what has failed already
                         entered = True
                         raise operation.error
-                    return _attempt(operation, send)
+                    try:
+                        return _attempt(operation, send)
+                    except Exception as error:
+                        if operation.wait is not None:
+                            raise
+                        failure = error
+                    break
         except BaseException as error:
             _give_up(operation, error)
             raise
-        raise AssertionError("stamina's loop ended without a result or an error")
+        try:  # not through the loop, which would hold it, and by its traceback the app's frames, in a cycle
+            raise failure
+        finally:
+            del failure
 
     async def run_async(self, operation: Operation, send: AsyncSend[T]) -> T:
         """As :meth:`run`."""
@@ -231,17 +241,27 @@ class Runner:
     async def resume_async(self, operation: Operation, send: AsyncSend[T]) -> T:
         """As :meth:`resume`."""
         entered = False
+        failure: Exception = AssertionError("stamina's loop ended without a result or an error")
         try:
             async for step in retry_loop(lambda _: _wait_after(operation)):
                 with step:
                     if not entered and operation.error is not None:  # its first round: what has failed already
                         entered = True
                         raise operation.error
-                    return await _attempt_async(operation, send)
+                    try:
+                        return await _attempt_async(operation, send)
+                    except Exception as error:
+                        if operation.wait is not None:
+                            raise
+                        failure = error
+                    break
         except BaseException as error:
             _give_up(operation, error)
             raise
-        raise AssertionError("stamina's loop ended without a result or an error")
+        try:  # not through the loop, which would hold it, and by its traceback the app's frames, in a cycle
+            raise failure
+        finally:
+            del failure
 
     # -- fallback ----------------------------------------------------------------------------------------------------
 

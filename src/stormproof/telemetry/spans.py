@@ -69,8 +69,8 @@ class Spans(Listener):
                 attributes=_attempt_attributes(operation, attempt),
             )
             context = trace.set_span_in_context(attempt.span, context)
-        attempt.context = otel_context.set_value(ATTEMPT_KEY, attempt, context)
-        attempt.token = otel_context.attach(attempt.context)
+        attempt.context = context
+        _attach(attempt)
 
     def attempt_returned(self, operation: Operation, attempt: Attempt) -> None:
         if attempt.token is not None:
@@ -78,7 +78,7 @@ class Spans(Listener):
             otel_context.detach(token)
 
     def attempt_resumed(self, operation: Operation, attempt: Attempt) -> None:
-        attempt.token = otel_context.attach(attempt.context)
+        _attach(attempt)
 
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
         verdict, span = attempt.verdict, attempt.span
@@ -210,6 +210,11 @@ def breaker_attributes(change: StateChange) -> dict[str, AttributeValue]:
 def breaker_context(change: StateChange) -> Context:
     """Where a change belongs: to the attempt that brought it about, or to whoever asked for one, or did it by hand."""
     return getattr(change.cause, "context", None) or otel_context.get_current()
+
+
+def _attach(attempt: Attempt) -> None:
+    """Make its context current; in what is attached, and only there, whoever sees the answer finds the attempt."""
+    attempt.token = otel_context.attach(otel_context.set_value(ATTEMPT_KEY, attempt, attempt.context))
 
 
 def _is_instrumentation_on(context: Context) -> bool:
