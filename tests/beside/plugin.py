@@ -21,7 +21,7 @@ from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
-from .others import OFFICIAL, OPENINFERENCE, OTHERS, TRACELOOP, TRACELOOP_OLLAMA, Other, strip
+from .others import OFFICIAL, OPENINFERENCE, OTHERS, TRACELOOP, TRACELOOP_OLLAMA, TRACELOOP_QDRANT, Other, strip
 
 _VARIABLE = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _ENTRY_POINTS = "openai,ollama,qdrant_client"
@@ -38,6 +38,10 @@ _DISTURBED: Mapping[Sequence[str], Sequence[Other]] = {
     ): (OPENINFERENCE, OFFICIAL, TRACELOOP),
     # It does not close the asynchronous stream that it reads from: one that is left early ends once it is collected.
     ("test_streams.py::TestAsync",): (TRACELOOP_OLLAMA,),
+    # Its readers hold the item that they handed on last.
+    ("TestThreads::test_no_item_is_kept", "TestTasks::test_no_item_is_kept"): (TRACELOOP_OLLAMA,),
+    # It counts the points of an upload by reading the app's iterator to its end: none are left to upload.
+    ("test_wires.py::TestQdrant::test_uploads", "test_the_apps_iterators_are_left_to_the_engine"): (TRACELOOP_QDRANT,),
 }
 
 
