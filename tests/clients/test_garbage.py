@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_of_whole_answers(shield: Shield, proxy_of: ProxyOf, driver: Driver) -> 
 
 @every_stream
 def test_of_streams_left_early(shield: Shield, proxy_of: ProxyOf, driver: Driver) -> None:
+    if sys.version_info < (3, 11) and str(driver) == "ollama-sync-stream":
+        pytest.skip("3.10's contextlib keeps what ended a with block in a cycle, and that one is the client's own")
     assert garbage(driver, proxy_of(driver.system).url, leave=True) == []
 
 
