@@ -9,7 +9,7 @@ BESIDE := $(VENV)-beside
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help demo test faults test-stack test-soak test-beside stack bench storm mutants hooks lint docs clean
+.PHONY: help demo test faults telemetry test-stack test-soak test-beside stack bench storm mutants hooks lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test: $(STAMP)  ## unit, client and launcher tests, with real Ollama and Qdrant'
 
 faults: $(STAMP)  ## write docs/faults.md anew, from what the tests of the fault table see
 	$(BIN)/python -m pytest tests/clients/faults -k what_becomes --write-faults
+
+telemetry: $(STAMP)  ## write the tables of docs/telemetry.md anew, from telemetry/schema.yaml
+	$(BIN)/python -m tests.telemetry_page
 
 test-stack: $(STAMP) collector  ## the same RAG program seen by the real collector, Jaeger and Prometheus
 	$(BIN)/python -m pytest -m stack

@@ -15,6 +15,7 @@ from stormproof.demo.openai_wire import OpenAIWire
 from stormproof.demo.proxy import FaultProxy
 from stormproof.demo.qdrant_wire import QdrantWire
 from stormproof.demo.wire import WireServer
+from tests import contract
 
 from .drivers import COLLECTION, quiet_qdrant
 from .shield import Shield
@@ -51,6 +52,7 @@ def shield(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
     shield.off()
     assert not shield.signals.open_spans, "a span was never ended"
     assert not shield.signals.ended_twice
+    assert contract.violations(shield.signals) == []
     assert [t.name for t in targets if t.breaker.in_flight] == [], "a permit was never given back"
     complaints = [record.getMessage() for record in caplog.get_records("call") if _is_complaint(record)]
     if shield.expected_complaints != ["any"]:

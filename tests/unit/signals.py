@@ -82,15 +82,19 @@ class Signals:
 
     # -- the others --------------------------------------------------------------------------------------------------
 
-    def collect(self) -> dict[str, list[Any]]:
-        """The data points of each metric now. Exemplars come but once."""
+    def metrics(self) -> list[tuple[str, Any]]:
+        """Every metric with its data points now, and its scope. Exemplars come but once."""
         data = self._reader.get_metrics_data()
-        return {
-            metric.name: list(metric.data.data_points)
+        return [
+            (scope.scope.name, metric)
             for resource in (data.resource_metrics if data else ())
             for scope in resource.scope_metrics
             for metric in scope.metrics
-        }
+        ]
+
+    def collect(self) -> dict[str, list[Any]]:
+        """The data points of each metric now."""
+        return {metric.name: list(metric.data.data_points) for _, metric in self.metrics()}
 
     def points(self, name: str) -> list[Any]:
         """The data points of one metric; none if it was never recorded."""

@@ -8,9 +8,10 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,18 +22,13 @@ from stormproof.resilience.backoff import backoff
 from stormproof.resilience.breaker import State
 from stormproof.resilience.outcome import GaveUp, Refusal
 from stormproof.resilience.policy import BreakerPolicy, RetryPolicy, default_policy
-from stormproof.telemetry import names, sdk
+from stormproof.telemetry import sdk
+from tests import contract, telemetry_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 SETTINGS = (DOCS / "settings.md").read_text()
 TELEMETRY = (DOCS / "telemetry.md").read_text()
 RESILIENCE = Path(stormproof.__file__).parent / "resilience"
-
-#: Emitted names: every string constant with a dot in it, but for the schema's address.
-EMITTED = sorted(
-    {value for key, value in vars(names).items() if key.isupper() and isinstance(value, str) and "." in value}
-    | set(names.FACTS.values())
-)
 
 #: Knobs without a variable.
 CODE_ONLY = [
@@ -48,20 +44,32 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
-# -- telemetry.md ------------------------------------------------------------------------------------------------------
+# -- telemetry.md, made of the schema ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in EMITTED if "://" not in name])
-def test_every_emitted_name_is_documented(name: str) -> None:
-    """In full, or as ``.last_word`` in the line of a name it shares its beginning with."""
-    beginning, _, last = name.rpartition(".")
-    shortened = [line for line in TELEMETRY.splitlines() if f"`{beginning}." in line and f"`.{last}`" in line]
-    assert f"`{name}`" in TELEMETRY or f"`{name}=" in TELEMETRY or shortened
+def test_the_tables_are_those_of_the_schema() -> None:
+    assert telemetry_page.written(TELEMETRY) == TELEMETRY, "the schema has changed since: make telemetry"
 
 
-@pytest.mark.parametrize("value", [*GaveUp, *Refusal, *State], ids=str)
-def test_every_value_of_ours_is_documented(value: GaveUp | Refusal | State) -> None:
-    assert f"`{value.value}`" in TELEMETRY
+def values_of(attribute: str) -> set[str]:
+    return set(contract.groups()["registry.resilience"].attributes[attribute].values)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values"),
+    [
+        ("resilience.retry.gave_up", GaveUp),
+        ("resilience.circuit_breaker.state", State),
+        ("resilience.circuit_breaker.previous_state", State),
+    ],
+)
+def test_the_schema_has_the_values_of_the_code(attribute: str, values: Iterable[Any]) -> None:
+    assert values_of(attribute) == {value.value for value in values}
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_every_refusal_is_documented(refusal: Refusal) -> None:
+    assert f"`{refusal.value}`" in TELEMETRY
 
 
 def reasons() -> Iterator[tuple[str, str]]:
@@ -80,17 +88,18 @@ def _is_text(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def test_every_reason_of_a_breakers_change_is_documented_and_no_other() -> None:
-    rows = re.findall(r"^\| (`[a-z_`, ]+`) \| (adaptive|window|both) \|", TELEMETRY, re.MULTILINE)
+def test_the_schema_has_every_reason_of_a_breakers_change_and_no_other() -> None:
+    definition = contract.groups()["registry.resilience"].said["attributes"]
+    (said,) = [each for each in definition if each["id"] == "resilience.circuit_breaker.reason"]
     strategies = {"both": "breaker"}
-    documented = {
-        (strategies.get(strategy, strategy), reason)
-        for cell, strategy in rows
-        for reason in re.findall("[a-z_]+", cell)
+    schema = {
+        (strategies.get(strategy, strategy), member["value"])
+        for member in said["type"]["members"]
+        for strategy in [re.match("adaptive|window|both", member["brief"])[0]]  # type: ignore[index]
     }
     found = set(reasons())
     assert len(found) == 15
-    assert documented == found
+    assert schema == found
 
 
 # -- settings.md -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from stormproof.clients import deletes
+from stormproof.clients.facts import several, taken
 from stormproof.clients.patching import Splices, begin, harmless, protecting
 from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader
 from stormproof.clients.transport import (
@@ -276,24 +277,19 @@ def _operation_name(path: str, *, is_check: bool) -> str:
 
 
 def _request_facts(body: dict[str, Any]) -> Facts:
-    facts: Facts = {"provider": "ollama"}
-    model = body.get("model") or body.get("name")  # 0.3 calls a model that is not asked but managed a name
-    if isinstance(model, str):
-        facts["model"] = model
-    if isinstance(body.get("dimensions"), int):
-        facts["dimensions"] = body["dimensions"]
+    facts: Facts = {"provider": "ollama", **taken(body, ("model", "dimensions"))}
+    if "model" not in facts and isinstance(body.get("name"), str):  # 0.3 calls a model that is not asked but managed so
+        facts["model"] = body["name"]
     if body.get("stream") is True:
         facts["stream"] = True
     if body.get("format"):  # "json", or a schema
         facts["output_type"] = "json"
     options = body.get("options") or {}
-    for name in _OPTIONS:
-        if isinstance(options.get(name), (int, float)):
-            facts[name] = options[name]
+    facts.update(taken(options, _OPTIONS))
     if isinstance(options.get("num_predict"), int):
         facts["max_tokens"] = options["num_predict"]
     if options.get("stop"):
-        facts["stop_sequences"] = list(options["stop"])
+        facts["stop_sequences"] = several(options["stop"])
     return facts
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from stormproof.clients.facts import several, taken
 from stormproof.resilience.call import Facts
 
 #: The words that openai's paths are made of. Whatever else stands in a path is an id, or is treated as one: no name
@@ -125,7 +126,7 @@ def is_replay_safe(request: Request, body: Mapping[str, Any]) -> bool:
 
 def request_facts(api: Any, request: Request, url: str, body: Mapping[str, Any]) -> Facts:
     """What is known before anything is sent."""
-    facts: Facts = {fact: body[fact] for fact in _REQUEST_FACTS if isinstance(body.get(fact), (str, int, float))}
+    facts = taken(body, _REQUEST_FACTS)
     facts["provider"] = _provider(api.__class__)
     if facts["provider"] == _PROVIDERS["Azure"] and "model" not in facts:
         deployment = _DEPLOYMENT.search(url) or _DEPLOYMENT.search(str(api.base_url))
@@ -136,7 +137,7 @@ def request_facts(api: Any, request: Request, url: str, body: Mapping[str, Any])
             facts["max_tokens"] = body[name]
     stop = body.get("stop")
     if stop:
-        facts["stop_sequences"] = [stop] if isinstance(stop, str) else list(stop)
+        facts["stop_sequences"] = several(stop)
     if isinstance(body.get("n"), int) and body["n"] != 1:
         facts["choice_count"] = body["n"]
     if isinstance(body.get("encoding_format"), str):
