@@ -14,6 +14,7 @@ from stormproof import BreakerPolicy, Policy, RetryPolicy, install
 from stormproof.demo.wire import WireServer
 from stormproof.resilience.targets import Target
 from stormproof.settings import SYSTEMS
+from tests import contract
 from tests.clients.drivers import COLLECTION
 from tests.servers.qdrant_grpc import QdrantGrpc
 from tests.unit.signals import Signals
@@ -32,6 +33,7 @@ class Protection:
 
     def __init__(self) -> None:
         self.signals = Signals()
+        self.violations: set[str] = set()  # of the contract
 
     def on(self, system: str) -> None:
         self._choose(system, _ON)
@@ -45,6 +47,7 @@ class Protection:
         return target
 
     def _choose(self, system: str, policy: Policy) -> None:
+        self.violations.update(contract.violations(self.signals))
         self.signals.clear()
         stormproof.instrument(**self.signals.providers, policies={system: policy})
 
@@ -61,6 +64,7 @@ def protection() -> Iterator[Protection]:
     stormproof.uninstrument()
     assert not protection.signals.open_spans, "a span was never ended"
     assert not protection.signals.ended_twice
+    assert protection.violations == set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
