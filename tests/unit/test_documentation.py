@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.semconv._incubating.attributes import db_attributes
+from opentelemetry.semconv.attributes import error_attributes, exception_attributes, http_attributes, server_attributes
+from opentelemetry.semconv.metrics import db_metrics
 
 import stormproof
 from stormproof import settings
@@ -65,6 +68,15 @@ def values_of(attribute: str) -> set[str]:
 )
 def test_the_schema_has_the_values_of_the_code(attribute: str, values: Iterable[Any]) -> None:
     assert values_of(attribute) == {value.value for value in values}
+
+
+def test_official_names_are_official() -> None:
+    """Those of GenAI left the package for a repository of their own, which has none yet."""
+    modules = [db_attributes, error_attributes, exception_attributes, http_attributes, server_attributes, db_metrics]
+    official = {value for module in modules for value in vars(module).values() if isinstance(value, str)}
+    schema = {name for group in contract.groups().values() for name in group.attributes}
+    schema |= {group.said["metric_name"] for group in contract.of_type("metric")}
+    assert {name for name in schema if not name.startswith(("resilience.", "gen_ai.", "openai."))} <= official
 
 
 @pytest.mark.parametrize("refusal", Refusal)
