@@ -29,9 +29,8 @@ _MISSED_BY = (
     (r"\w+Api\.\w+", ["test_qdrant_operations.py", "-k", "rest or batch"]),
     (r"rest_uploader\.upload_batch", ["test_qdrant.py"]),
     (r"(async_)?qdrant_remote\.get_server_version", ["test_qdrant.py", "test_qdrant_grpc.py"]),
-    (r"(grpc_uploader|(async_)?qdrant_remote)\.\w+", ["test_qdrant_grpc.py"]),
-    (r"\w+Stub\.__init__", ["test_qdrant_grpc.py", "test_qdrant_operations.py"]),
-    (r"\w+Stub\.\w+", ["test_qdrant_operations.py", "-k", "grpc"]),
+    (r"(grpc_uploader|(async_)?qdrant_remote)\.\w+", ["test_qdrant_stubs.py", "test_qdrant_grpc.py"]),
+    (r"\w+Stub\.\w+", ["test_qdrant_stubs.py"]),
     (r"(Async)?QdrantLocal\.\w+", ["test_qdrant_operations.py", "-k", "local_mode"]),
 )
 
