@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from qdrant_client.parallel_processor import ParallelWorkerPool
 
@@ -235,14 +236,17 @@ def test_worker_processes_of_an_upload_are_protected_too(proxy: FaultProxy, tmp_
             assert sum(span.attributes["resilience.attempt.count"] for span in uploads) == len(batches)
 
 
+@pytest.mark.parametrize("make", [QdrantClient, AsyncQdrantClient])
 def test_the_look_at_the_servers_version_is_no_trace_of_its_own(
-    shield: Shield, proxy: FaultProxy, recwarn: pytest.WarningsRecorder
+    shield: Shield, proxy: FaultProxy, recwarn: pytest.WarningsRecorder, make: Any
 ) -> None:
-    client = QdrantClient(url=proxy.url)
+    client = make(url=proxy.url)
     for thread in threading.enumerate():
         if "_check_compatibility" in thread.name:
             thread.join()
-    client.close()
+    closing = client.close()
+    if closing is not None:
+        asyncio.run(closing)
     assert shield.signals.spans == []
     assert {exchange.path for exchange in proxy.exchanges} <= {"/"}
 
