@@ -177,10 +177,11 @@ def watch_close(response: Any, closed: Callable[[], None], **others: Any) -> Non
     own, shadows, close = vars(response), others, getattr(response, name)
 
     def tell() -> None:
-        for shadowed, shadow in shadows.items():
-            if own.get(shadowed) is shadow:
-                del own[shadowed]
-        shadows.clear()
+        with suppress(KeyError):  # there are no more; another thread may be closing it, too
+            while True:
+                shadowed, shadow = shadows.popitem()
+                if own.get(shadowed) is shadow:
+                    del own[shadowed]
         closed()
 
     def both() -> Any:
