@@ -5,11 +5,11 @@ What the consumer throws in and gets back is no failure of the target, nor is hi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextvars import Token
+from collections.abc import Callable, Generator
 from typing import Any
 
 from stormproof.clients.patching import begin
+from stormproof.clients.streams import each_async
 from stormproof.functions import AsyncSteps, Steps
 from stormproof.resilience import deadline
 from stormproof.resilience.attempt import Attempt
@@ -21,7 +21,7 @@ Make = Callable[[], Any]
 
 
 class _Protected:
-    """What the two have in common: an operation, and how a step is framed."""
+    """What the two have in common: an operation."""
 
     def __init__(self, runner: Runner, call: Call, make: Make) -> None:
         self._runner = runner
@@ -43,19 +43,32 @@ class _Protected:
         self._operation = operation.live
         return not operation.live.is_over
 
-    @staticmethod
-    def _enter(operation: Operation) -> Token[tuple[float, float]]:
-        operation.resumed()
-        return deadline.enter(operation.deadline, operation.cut_at)
 
-    @staticmethod
-    def _leave(operation: Operation, token: Token[tuple[float, float]]) -> None:
-        deadline.leave(token)
+class _Frame:
+    """Around a step of the generator: it runs inside the operation, which ends with what ends the generator.
+
+    ``thrown``: what the consumer throws in.
+    """
+
+    __slots__ = ("_operation", "_thrown", "_token")
+
+    def __init__(self, operation: Operation, thrown: tuple[Any, ...] = ()) -> None:
+        self._operation = operation
+        self._thrown = thrown
+
+    def __enter__(self) -> None:
+        self._operation.resumed()
+        self._token = deadline.enter(self._operation.deadline, self._operation.cut_at)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        operation = self._operation
+        deadline.leave(self._token)
         operation.returned(operation.attempt)  # type: ignore[arg-type]  # it has one, as it has begun
-
-    @staticmethod
-    def _failed(operation: Operation, error: BaseException, thrown: tuple[Any, ...]) -> None:
-        if any(error is part or type(error) is part for part in thrown):  # the consumer's own
+        if error is None:
+            return
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            operation.succeed()
+        elif any(error is part or type(error) is part for part in self._thrown):  # the consumer's own
             operation.close()
         else:
             operation.fail(error, final=True)
@@ -74,17 +87,8 @@ class ProtectedSteps(_Protected, Steps):
         operation = self._running()
         if operation is None:
             return advance(*args)
-        token = self._enter(operation)
-        try:
+        with _Frame(operation, args):
             item = advance(*args)
-        except BaseException as error:
-            self._leave(operation, token)
-            if isinstance(error, StopIteration):
-                operation.succeed()
-            else:
-                self._failed(operation, error, args)
-            raise
-        self._leave(operation, token)
         operation.item()
         return item
 
@@ -117,14 +121,8 @@ class ProtectedSteps(_Protected, Steps):
         operation = self._running()
         if operation is None:
             return super().close()
-        token = self._enter(operation)
-        try:
+        with _Frame(operation):
             super().close()
-        except BaseException as error:
-            self._leave(operation, token)
-            self._failed(operation, error, ())
-            raise
-        self._leave(operation, token)
         return operation.close()
 
 
@@ -141,17 +139,8 @@ class ProtectedAsyncSteps(_Protected, AsyncSteps):
         operation = self._running()
         if operation is None:
             return await advance(*args)
-        token = self._enter(operation)
-        try:
+        with _Frame(operation, args):
             item = await advance(*args)
-        except BaseException as error:
-            self._leave(operation, token)
-            if isinstance(error, StopAsyncIteration):
-                operation.succeed()
-            else:
-                self._failed(operation, error, args)
-            raise
-        self._leave(operation, token)
         operation.item()
         return item
 
@@ -171,7 +160,7 @@ class ProtectedAsyncSteps(_Protected, AsyncSteps):
 
         opened = await self._runner.run_async(operation, send)
         if not self._opened(operation):
-            self.items = _each_async(opened)
+            self.items = each_async(opened)
             return await self.advance()
         item, end = opened
         if end is not None:
@@ -184,27 +173,11 @@ class ProtectedAsyncSteps(_Protected, AsyncSteps):
         operation = self._running()
         if operation is None:
             return await super().aclose()
-        token = self._enter(operation)
-        try:
+        with _Frame(operation):
             await super().aclose()
-        except BaseException as error:
-            self._leave(operation, token)
-            self._failed(operation, error, ())
-            raise
-        self._leave(operation, token)
         return operation.close()
 
 
 def _each(items: Any) -> Generator[Any, Any, Any]:
     """A fallback's value as what the app expects to iterate over."""
     yield from items
-
-
-async def _each_async(items: Any) -> AsyncGenerator[Any, Any]:
-    """As :func:`_each`; an ordinary iterable will do."""
-    if hasattr(items, "__aiter__"):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

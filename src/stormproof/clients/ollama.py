@@ -15,7 +15,7 @@ from typing import Any
 from stormproof.clients import deletes
 from stormproof.clients.facts import several, taken
 from stormproof.clients.patching import Splices, begin, harmless, protecting
-from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader
+from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, each_async
 from stormproof.clients.transport import (
     address,
     clamped,
@@ -209,7 +209,7 @@ async def _read_async(
     opened = await bare() if operation is None else await runner.run_async(operation, send)
     operation = operation and operation.live
     if operation is None or operation.is_over:
-        async for item in _each(opened):
+        async for item in each_async(opened):
             yield item
         return
     reader = AsyncReader(operation, opened[0], _observe)
@@ -221,16 +221,6 @@ async def _read_async(
                 yield await reader.__anext__()
     finally:
         await reader.aclose()
-
-
-async def _each(items: Any) -> AsyncIterator[Any]:
-    """The items of either kind of iterable: a fallback's value may be any."""
-    if hasattr(items, "__aiter__"):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
 
 
 def _observe(operation: Operation, item: Any) -> None:
@@ -277,9 +267,8 @@ def _operation_name(path: str, *, is_check: bool) -> str:
 
 
 def _request_facts(body: dict[str, Any]) -> Facts:
-    facts: Facts = {"provider": "ollama", **taken(body, ("model", "dimensions"))}
-    if "model" not in facts and isinstance(body.get("name"), str):  # 0.3 calls a model that is not asked but managed so
-        facts["model"] = body["name"]
+    model = body.get("model") or body.get("name")  # 0.3 calls a model that is not asked but managed a name
+    facts: Facts = {"provider": "ollama", **taken({**body, "model": model}, ("model", "dimensions"))}
     if body.get("stream") is True:
         facts["stream"] = True
     if body.get("format"):  # "json", or a schema

@@ -197,13 +197,17 @@ class _RpcSplice:
             delattr(self.owner, self.name)
 
 
-class _MultiCallable(_Proxy):  # type: ignore[misc]
+class _Protected(_Proxy):  # type: ignore[misc]
     """A multicallable that is protected where it waits for the answer; all else is the client's own."""
 
     def __init__(self, multicallable: Any, requests: _Requests, address: tuple[str, int]) -> None:
         super().__init__(multicallable)
         self._self_requests = requests
         self._self_address = address
+
+
+class _MultiCallable(_Protected):
+    """Of a synchronous channel."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._self_requests.run(self.__wrapped__, self._self_address, args, kwargs)
@@ -212,13 +216,8 @@ class _MultiCallable(_Proxy):  # type: ignore[misc]
         return self._self_requests.run(self.__wrapped__.with_call, self._self_address, args, kwargs)
 
 
-class _AsyncMultiCallable(_Proxy):  # type: ignore[misc]
-    """As :class:`_MultiCallable`; what it returns stands in for the client's own call."""
-
-    def __init__(self, multicallable: Any, requests: _Requests, address: tuple[str, int]) -> None:
-        super().__init__(multicallable)
-        self._self_requests = requests
-        self._self_address = address
+class _AsyncMultiCallable(_Protected):
+    """Of an asynchronous one; what it returns stands in for the client's own call."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         requests, original, address = self._self_requests, self.__wrapped__, self._self_address

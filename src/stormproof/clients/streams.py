@@ -7,7 +7,7 @@ garbage collection and never being iterated all end the operation.
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -164,6 +164,16 @@ class AsyncReader(_Reader):
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
+
+
+async def each_async(items: Any) -> AsyncGenerator[Any, None]:
+    """The items of either kind of iterable: the value of an asynchronous stream's fallback may be any."""
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 def watch_close(response: Any, closed: Callable[[], None], **others: Any) -> None:

@@ -123,8 +123,8 @@ class Metrics(Listener):
         left_out = measured(operation)  # each is recorded once a call
         if names.GEN_AI_DURATION not in left_out:
             self._gen_ai_duration.record(duration, attributes, context)
-        # The duration alone has the error.
-        attributes = {name: value for name, value in attributes.items() if name != names.ERROR_TYPE}
+        if names.ERROR_TYPE in attributes:  # the duration alone has it; and it keeps its attributes
+            attributes = {name: value for name, value in attributes.items() if name != names.ERROR_TYPE}
         if operation.items and names.GEN_AI_FIRST_CHUNK not in left_out:
             self._first_chunk.record(operation.first_item_at - operation.started, attributes, context)
         if operation.items > 1 and names.GEN_AI_PER_CHUNK not in left_out:

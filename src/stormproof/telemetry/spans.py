@@ -112,16 +112,16 @@ class Spans(Listener):
             return
         is_ours = owners.owner_of(span) is None
         if span.is_recording():
-            told = _official(operation.facts)
+            told, results = _official(operation.facts), _result_attributes(operation)
             if is_ours:
-                span.set_attributes(told)
+                span.set_attributes({**told, **results})
                 if operation.error_type is not None:
                     _mark_failed(span, operation.error_type)
             else:  # whose status and name are theirs
                 if operation.error_type is not None:
                     told[names.ERROR_TYPE] = operation.error_type
                 owners.annotate(span, told)
-            span.set_attributes(_result_attributes(operation))
+                span.set_attributes(results)
             if operation.error_type == Refusal.CIRCUIT_OPEN.value and operation.target.breaker.opening is not None:
                 span.add_link(operation.target.breaker.opening)
         if is_ours:
