@@ -336,11 +336,14 @@ def _runner() -> Runner:
         from stormproof.resilience.events import Fanout
         from stormproof.resilience.runner import Runner
         from stormproof.resilience.targets import Targets
+        from stormproof.telemetry.presence import is_there
 
         settings = current_settings()
         listener = Fanout()
         targets = Targets(policy_for, monotonic, listener.breaker_changed)
-        listener.add(*_listeners(settings, targets), *_state.listeners)
+        listener.add(*_state.listeners)
+        listener.late = lambda: _listeners(settings, targets) if is_there(_state.providers) else ()
+        listener.look()
         _state.runner = Runner(targets, listener, monotonic)
     return _state.runner
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from stormproof.resilience.call import Facts
@@ -20,17 +20,15 @@ _TYPES: Mapping[str, type] = {
 }
 
 
-def taken(body: Mapping[str, Any], names: Iterable[str]) -> Facts:
+def taken(body: Mapping[str, Any], names: Collection[str]) -> Facts:
     """Those of these facts that the body has under the same name; one of another type is the server's to refuse."""
     facts: Facts = {}
-    for name in names:
-        value, kind = body.get(name), _TYPES[name]
-        if isinstance(value, bool):
-            continue
-        if kind is float and isinstance(value, int):
-            value = float(value)
-        if isinstance(value, kind):
-            facts[name] = value
+    for name, value in body.items():
+        if name in names:
+            kind = _TYPES[name]
+            typed = float(value) if kind is float and type(value) is int else value
+            if isinstance(typed, kind) and not isinstance(typed, bool):
+                facts[name] = typed
     return facts
 
 

@@ -18,6 +18,7 @@ from stormproof.clients.patching import Splices, begin, harmless, protecting
 from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, each_async
 from stormproof.clients.transport import (
     address,
+    address_of,
     clamped,
     error_verdict,
     headers_elsewhere,
@@ -51,7 +52,8 @@ _METHODS = frozenset(
     ("show", "ps", "pull", "push", "create", "copy", "delete", "web_search", "web_fetch", "systemone", "version")
 )
 _ANSWERS = ("chat", "text_completion", "embeddings")
-_OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
+_REQUEST_FACTS = frozenset(("model", "dimensions"))
+_OPTIONS = frozenset(("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"))
 
 
 class Ollama:
@@ -116,7 +118,7 @@ class _Requests:
     def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("stream"):
             return self.stream(functools.partial(original, stream=True), api, args, _without_stream(kwargs))
-        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
+        operation = begin(self._runner, self._describe, api, args, kwargs)
         if operation is None:
             return original(api, *args, **kwargs)
 
@@ -136,7 +138,7 @@ class _Requests:
     async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("stream"):
             return self.stream_async(functools.partial(original, stream=True), api, args, _without_stream(kwargs))
-        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
+        operation = begin(self._runner, self._describe, api, args, kwargs)
         if operation is None:
             return await original(api, *args, **kwargs)
 
@@ -160,8 +162,9 @@ class _Requests:
                 items = original(api, *new_args, **new_kwargs)
                 return [items, next(items, EXHAUSTED)]
 
-        describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
-        return _read(self._runner, describe, send, functools.partial(original, api, *args, **kwargs))
+        return _read(
+            self._runner, self._describing(api, args, kwargs), send, functools.partial(original, api, *args, **kwargs)
+        )
 
     def stream_async(
         self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -172,12 +175,38 @@ class _Requests:
                 items = await original(api, *new_args, **new_kwargs)
                 return [items, await anext(items, EXHAUSTED)]
 
-        describe = functools.partial(_describe, self._client, api, args, kwargs, self._runner.capture())
-        return _read_async(self._runner, describe, send, functools.partial(original, api, *args, **kwargs))
+        return _read_async(
+            self._runner, self._describing(api, args, kwargs), send, functools.partial(original, api, *args, **kwargs)
+        )
+
+    def _describing(self, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Call]:
+        """Of a stream, which is asked for here and begins later, perhaps elsewhere."""
+        return functools.partial(self._describe, api, args, kwargs, self._runner.capture())
 
     async def awaited_stream(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """0.3 awaits its stream before it iterates."""
         return self.stream_async(original, api, args, kwargs)
+
+    def _describe(
+        self, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any], origin: Mapping[str, Any] | None = None
+    ) -> Call:
+        path = next((a for a in args if isinstance(a, str) and "/" in a), str(kwargs.get("url", "")))
+        body = kwargs.get("json") or {}
+        host, port = address(path) if "://" in path else address_of(api._client.base_url)
+        facts = _request_facts(body) if self._runner.is_told else {}
+        rewind_to = rewind_points(kwargs.get("content"))
+        return Call(
+            client=self._client,
+            operation=_operation_name(path, is_check="HEAD" in args),
+            host=host,
+            port=port,
+            subject=facts.get("model"),
+            streaming=bool(body.get("stream")),
+            attempts=1 if rewind_to is None else None,
+            facts=facts,
+            own={"rewind_to": rewind_to or []},
+            **(origin or {}),
+        )
 
 
 # -- streams: generators, as the client's own. No name of theirs holds an item while they wait for the next -----------
@@ -231,28 +260,6 @@ def _observe(operation: Operation, item: Any) -> None:
 # -- the request ---------------------------------------------------------------------------------------------------
 
 
-def _describe(
-    client: Ollama, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any], origin: Mapping[str, Any] | None = None
-) -> Call:
-    path = next((a for a in args if isinstance(a, str) and "/" in a), str(kwargs.get("url", "")))
-    body = kwargs.get("json") or {}
-    host, port = address(path if "://" in path else api._client.base_url)
-    facts = _request_facts(body)
-    rewind_to = rewind_points(kwargs.get("content"))
-    return Call(
-        client=client,
-        operation=_operation_name(path, is_check="HEAD" in args),
-        host=host,
-        port=port,
-        subject=facts.get("model"),
-        streaming=bool(body.get("stream")),
-        attempts=1 if rewind_to is None else None,
-        facts=facts,
-        own={"rewind_to": rewind_to or []},
-        **(origin or {}),
-    )
-
-
 def _without_stream(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "stream"}
 
@@ -267,14 +274,18 @@ def _operation_name(path: str, *, is_check: bool) -> str:
 
 
 def _request_facts(body: dict[str, Any]) -> Facts:
-    model = body.get("model") or body.get("name")  # 0.3 calls a model that is not asked but managed a name
-    facts: Facts = {"provider": "ollama", **taken({**body, "model": model}, ("model", "dimensions"))}
+    facts = taken(body, _REQUEST_FACTS)
+    facts["provider"] = "ollama"
+    if not facts.get("model"):  # 0.3 calls a model that is not asked but managed a name
+        facts |= taken({"model": body.get("name")}, _REQUEST_FACTS)
     if body.get("stream") is True:
         facts["stream"] = True
     if body.get("format"):  # "json", or a schema
         facts["output_type"] = "json"
-    options = body.get("options") or {}
-    facts.update(taken(options, _OPTIONS))
+    options = body.get("options")
+    if not options:
+        return facts
+    facts |= taken(options, _OPTIONS)
     if isinstance(options.get("num_predict"), int):
         facts["max_tokens"] = options["num_predict"]
     if options.get("stop"):

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from stormproof.clients.patching import Splices, begin, harmless
 from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, Watch, watch_close, watch_response
 from stormproof.clients.transport import (
     address,
+    address_of,
     clamped,
     error_verdict,
     headers_elsewhere,
@@ -70,13 +72,18 @@ class OpenAI:
         return answer_facts(result) if response is None else raw_facts(call, response)
 
     def is_open(self, call: Call, result: Any) -> bool:
+        if _is_model(result.__class__):
+            return False
         if isinstance(result, tuple) or hasattr(result, "_iterator"):
             return True
         response = _http_response(result)
         return response is not None and not response.is_closed
 
     def refused_error(self, call: Call, target: Target, refusal: Refusal) -> Exception:
-        return _refused_error(target.name, call.own["request"], refusal)
+        method, url = call.own["request"]
+        if "://" not in url:
+            url = f"{str(call.own['base_url']).rstrip('/')}/{url.lstrip('/')}"
+        return _refused_error(target.name, (method, url), refusal)
 
 
 _FINISHED_BADLY = ("LengthFinishReasonError", "ContentFilterFinishReasonError")
@@ -99,7 +106,7 @@ class _Requests:
         self._runner = runner
 
     def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
+        operation = begin(self._runner, self._describe, api, args, kwargs)
         if operation is None:
             return original(api, *args, **kwargs)
 
@@ -125,7 +132,7 @@ class _Requests:
         return result
 
     async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        operation = begin(self._runner, _describe, self._client, api, args, kwargs)
+        operation = begin(self._runner, self._describe, api, args, kwargs)
         if operation is None:
             return await original(api, *args, **kwargs)
 
@@ -150,35 +157,40 @@ class _Requests:
             harmless(_watch, result, operation, retry, AsyncReader, otherwise=None)
         return result
 
+    def _describe(self, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        options = _options(args, kwargs)
+        host, port = address(options.url) if "://" in options.url else address_of(api.base_url)
+        request, body = request_of(options.method, options.url), body_of(options)
+        facts = request_facts(api, request, options.url, body) if self._runner.is_told else {}
+        per_request, per_client = _explicit_attempts(options.max_retries), _attempts_of_client(api)
+        rewind_to = _rewind_points(options)
+        return Call(
+            client=self._client,
+            operation=request.operation,
+            host=host,
+            port=port,
+            subject=facts.get("model"),
+            replay_safe=per_request is not None or per_client is not None or is_replay_safe(request, body),
+            streaming=bool(kwargs.get("stream")),
+            attempts=1 if rewind_to is None else per_request,
+            client_attempts=per_client,
+            facts=facts,
+            own={
+                "request": (options.method, options.url),
+                "base_url": api.base_url,
+                "rewind_to": rewind_to or [],
+                "is_official": request.operation != request.template,
+            },
+        )
+
 
 # -- the request --------------------------------------------------------------------------------------------------
 
 
-def _describe(client: OpenAI, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    options = _options(args, kwargs)
-    url = options.url if "://" in options.url else f"{str(api.base_url).rstrip('/')}/{options.url.lstrip('/')}"
-    host, port = address(url)
-    request, body = request_of(options.method, options.url), body_of(options)
-    facts = request_facts(api, request, options.url, body)
-    per_request, per_client = _explicit_attempts(options.max_retries), _attempts_of_client(api)
-    rewind_to = rewind_points([getattr(options, "content", None), getattr(options, "files", None)])
-    return Call(
-        client=client,
-        operation=request.operation,
-        host=host,
-        port=port,
-        subject=facts.get("model"),
-        replay_safe=per_request is not None or per_client is not None or is_replay_safe(request, body),
-        streaming=bool(kwargs.get("stream")),
-        attempts=1 if rewind_to is None else per_request,
-        client_attempts=per_client,
-        facts=facts,
-        own={
-            "request": (options.method, url),
-            "rewind_to": rewind_to or [],
-            "is_official": request.operation != request.template,
-        },
-    )
+def _rewind_points(options: Any) -> list[tuple[Any, int]] | None:
+    given = vars(options)  # asking a model for what it has not is dear
+    content, files = given.get("content"), given.get("files")
+    return [] if content is None and files is None else rewind_points([content, files])
 
 
 def _options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -257,8 +269,16 @@ def _numbered(result: Any, attempt: Attempt) -> Any:
     return result
 
 
+@lru_cache(maxsize=512)
+def _is_model(kind: type) -> bool:
+    """Whether results of this type are answers in full: asking one of pydantic's models for what it has not is dear."""
+    return hasattr(kind, "__pydantic_fields_set__")
+
+
 def _http_response(result: Any) -> Any:
     """The httpx response that a result stands on, if it stands on one."""
+    if _is_model(result.__class__):
+        return None
     response = getattr(result, "http_response", None) or getattr(result, "response", result)
     return response if hasattr(response, "is_closed") else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from stormproof.resilience.call import Call, Facts
@@ -50,7 +49,7 @@ def raw_facts(call: Call, response: Any) -> Facts:
         answer = json.loads(response.content)
     except ValueError:
         return {}
-    return answer_facts(answer) if isinstance(answer, Mapping) else {}
+    return answer_facts(answer) if isinstance(answer, dict) else {}
 
 
 def observe(operation: Operation, chunk: Any) -> None:
@@ -81,7 +80,14 @@ def _observe_event(facts: Facts, event: Any) -> None:
 
 
 def _get(answer: Any, name: str) -> Any:
-    return answer.get(name) if isinstance(answer, Mapping) else getattr(answer, name, None)
+    """A field of JSON, or of a model: from where pydantic keeps it, as asking a model for what it has not is dear."""
+    if type(answer) is dict:
+        return answer.get(name)
+    fields = getattr(answer, "__dict__", {})
+    if name in fields:
+        return fields[name]
+    extra = getattr(answer, "__pydantic_extra__", None)  # what this release of the client does not know
+    return extra.get(name) if extra else None
 
 
 def _add_identity(facts: Facts, answer: Any) -> None:
@@ -114,8 +120,10 @@ def _add_usage(facts: Facts, usage: Any) -> None:
             value = _get(usage, name)
             if isinstance(value, int):
                 facts[fact] = value
+                break
     for fact, name, details in _USAGE_DETAILS:
         for part in details:
-            value = _get(_get(usage, part), name)
+            detail = _get(usage, part)
+            value = None if detail is None else _get(detail, name)
             if isinstance(value, int) and value:
                 facts[fact] = value

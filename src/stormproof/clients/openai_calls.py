@@ -74,15 +74,8 @@ _OUTPUT_TYPES = {
 _OUTPUT_FORMATS = {"text": "text", "json_object": "json", "json_schema": "json"}
 
 #: Facts that the body has under the same name, and those that it has under another one.
-_REQUEST_FACTS = (
-    "model",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "frequency_penalty",
-    "presence_penalty",
-    "seed",
-    "dimensions",
+_REQUEST_FACTS = frozenset(
+    ("model", "temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty", "seed", "dimensions")
 )
 _MOST_TOKENS = ("max_completion_tokens", "max_output_tokens")
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")

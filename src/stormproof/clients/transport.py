@@ -154,6 +154,22 @@ def address(url: Any) -> tuple[str, int]:
     return parts.hostname or "unknown", parts.port or _PORTS.get(parts.scheme, 0)
 
 
+#: Addresses of base URLs, by their ids; each with its URL, so that the id is not given to another.
+_addresses: dict[int, tuple[Any, tuple[str, int]]] = {}
+_MOST_ADDRESSES = 256
+
+
+def address_of(base_url: Any) -> tuple[str, int]:
+    """As :func:`address`, of a URL that a client keeps: it is taken apart only once."""
+    known = _addresses.get(id(base_url))
+    if known is not None and known[0] is base_url:
+        return known[1]
+    if len(_addresses) >= _MOST_ADDRESSES:  # an app that makes a client a call
+        _addresses.clear()
+    _addresses[id(base_url)] = (base_url, address(base_url))
+    return _addresses[id(base_url)][1]
+
+
 def clamped(timeout: Any, limit: float | None) -> Any:
     """``timeout`` (seconds, None for no limit, or an httpx ``Timeout``) cut down to ``limit`` seconds."""
     if limit is None:

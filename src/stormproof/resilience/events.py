@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,21 @@ class Fanout:
     def __init__(self, *listeners: Listener) -> None:
         self._listeners: tuple[Listener, ...] = ()
         self._reported: set[tuple[type, str]] = set()
+        self._looking = threading.Lock()
+        #: Returns the listeners that wait for something, once it has come; None where none waits.
+        self.late: Callable[[], tuple[Listener, ...]] | None = None
         self.add(*listeners)
+
+    def look(self) -> None:
+        """Let those join who wait (``late``), if what they wait for has come. Once, whichever thread sees it first."""
+        if self._looking.acquire(blocking=False):
+            try:
+                joining = self.late() if self.late is not None else ()
+                if joining:
+                    self.late = None
+                    self._tell(joining + self._listeners)
+            finally:
+                self._looking.release()
 
     def add(self, *listeners: Listener) -> None:
         """Tell these too, from the next step on."""
@@ -103,6 +117,7 @@ class Fanout:
 
     def after_fork(self) -> None:
         """Tell everyone that this is a forked child."""
+        self._looking = threading.Lock()
         for tell in self._on_fork:
             tell()
 
@@ -117,13 +132,16 @@ class Fanout:
 
     def _tellers(self, step: str) -> Tellers:
         wanting = (who for who in self._listeners if getattr(type(who), step) is not getattr(Listener, step))
-        return tuple(functools.partial(self._guarded, getattr(who, step), who, step) for who in wanting)
+        return tuple(self._guarded(getattr(who, step), who, step) for who in wanting)
 
-    def _guarded(self, tell: Callable[..., None], listener: Listener, step: str, *args: object) -> None:
-        try:
-            tell(*args)
-        except Exception:
-            self._report(listener, step)
+    def _guarded(self, tell: Callable[..., None], listener: Listener, step: str) -> Callable[..., None]:
+        def told(*args: object) -> None:
+            try:
+                tell(*args)
+            except Exception:
+                self._report(listener, step)
+
+        return told
 
     def _captured(self, listener: Listener) -> Any:
         try:

@@ -46,10 +46,20 @@ class Runner:
         self.listeners = listeners
         self._clock = clock
 
+    @property
+    def is_told(self) -> bool:
+        """Whether anyone wants to hear of calls; else what is only told need not be found out."""
+        listeners = self.listeners
+        if listeners.late is not None:
+            listeners.look()
+        return not listeners.is_idle
+
     def is_enabled(self, call: Call) -> bool:
         """Whether its policy, or the block it is made in, wants this call to be protected at all."""
         target = self._target(call)
         layers = layers_here() if call.layers is None else call.layers
+        if not layers:
+            return target.policy.enabled
         enabled: bool = changes_for(target.policy_name, layers).get("enabled", target.policy.enabled)
         return enabled
 
@@ -82,7 +92,7 @@ class Runner:
         target = self.targets.get(call.client.system, call.host, call.port)
         sent = self._clock()
         # Nobody watches, and nobody has a say but breaker and budget. Spelled out: a call costs a tenth of the whole.
-        is_short = target.is_simple and self.listeners.is_idle and call.on_result is None and not layers_here()
+        is_short = target.is_simple and not self.is_told and call.on_result is None and not layers_here()
         generation = target.breaker.enter(sent) if is_short else NOT_CALM
         if generation == NOT_CALM:
             if not self.is_enabled(call):
@@ -112,7 +122,7 @@ class Runner:
         target = self.targets.get(call.client.system, call.host, call.port)
         sent = self._clock()
         # Nobody watches, and nobody has a say but breaker and budget. Spelled out: a call costs a tenth of the whole.
-        is_short = target.is_simple and self.listeners.is_idle and call.on_result is None and not layers_here()
+        is_short = target.is_simple and not self.is_told and call.on_result is None and not layers_here()
         generation = target.breaker.enter(sent) if is_short else NOT_CALM
         if generation == NOT_CALM:
             if not self.is_enabled(call):
@@ -406,10 +416,10 @@ def _take(operation: Operation, result: object) -> None:
         if call.client.is_open(call, result):
             operation.can_fall_back = False  # the app has its answer's beginning
             return
-        facts = call.client.response_facts(call, result)
+        facts = None if operation.listeners.is_idle else call.client.response_facts(call, result)
     except Exception:
         _log.warning("stormproof could not read a result of %s", call.client.system, exc_info=True)
-        facts = {}
+        facts = None
     if operation.turns_down(result):
         raise operation.error  # type: ignore[misc]  # set with the decision
     operation.succeed(facts)
