@@ -78,8 +78,8 @@ def test_one_call_is_an_operation_with_one_attempt(told: World, signals: Signals
     assert dict(attributes(attempt)) == {
         "server.address": "localhost",
         "server.port": 80,
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "openai",
+        "resilience.target.name": "openai/localhost:80",
+        "resilience.operation.name": "chat",
         "resilience.attempt.number": 1,
         "resilience.attempt.type": "initial",
     }

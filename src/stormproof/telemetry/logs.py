@@ -13,7 +13,8 @@ from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
 from stormproof.resilience.targets import OWN, Target
 from stormproof.telemetry import names
-from stormproof.telemetry.spans import breaker_attributes, breaker_context, identity, retry_attributes
+from stormproof.telemetry.attributes import identity
+from stormproof.telemetry.spans import breaker_attributes, breaker_context, retry_attributes
 
 _SEVERITIES = {
     State.OPEN: SeverityNumber.ERROR,

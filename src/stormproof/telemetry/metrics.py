@@ -14,9 +14,9 @@ from stormproof.resilience.bulkhead import Bulkhead
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
 from stormproof.resilience.targets import OWN, Target
-from stormproof.telemetry import names
+from stormproof.telemetry import attributes, names
+from stormproof.telemetry.later import Later
 from stormproof.telemetry.owners import measured
-from stormproof.telemetry.spans import identity
 
 #: Series of ``resilience.operations`` beyond this many are counted under ``_OTHER``.
 _MOST_SERIES = 2000
@@ -31,6 +31,7 @@ class Metrics(Listener):
         meter = get_meter(names.SCOPE, version, meter_provider, names.SCHEMA_URL)
         self._targets: Iterable[Target] = targets
         self._lock = threading.Lock()
+        self._later = Later()
         self._operations: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
         self._fallbacks: dict[tuple[str, str, str], int] = {}  # by target, type and outcome
         self._attempt_duration = _seconds(
@@ -79,69 +80,65 @@ class Metrics(Listener):
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
+        self._later.after_fork()
         self._operations = {}
         self._fallbacks = {}
 
     # -- recorded as it happens --------------------------------------------------------------------------------------
 
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
-        if operation.call.is_local:
-            return
-        attributes = identity(operation)
-        attributes[names.ATTEMPT_TYPE] = attempt.type
-        if attempt.verdict is not None and attempt.verdict.error_type is not None:
-            attributes[names.ERROR_TYPE] = attempt.verdict.error_type
-        self._attempt_duration.record(attempt.ended - attempt.started, attributes, attempt.context)
+        if not operation.call.is_local:
+            error_type = None if attempt.verdict is None else attempt.verdict.error_type
+            described = attributes.of_attempt(operation, attempt.type, error_type)
+            self._later.record(self._attempt_duration, attempt.ended - attempt.started, described, attempt.context)
 
     def retry_scheduled(self, operation: Operation, attempt: Attempt) -> None:
-        attributes = identity(operation)
-        attributes[names.RETRY_DELAY_SOURCE] = operation.wait_source or "backoff"
-        self._retry_delay.record(operation.wait or 0.0, attributes, operation.context)
+        described = {
+            **attributes.identity(operation),
+            names.RETRY_DELAY_SOURCE: operation.wait_source or "backoff",
+        }
+        self._later.record(self._retry_delay, operation.wait or 0.0, described, operation.context)
 
     def operation_ended(self, operation: Operation) -> None:
-        attributes = identity(operation)
-        if operation.error_type is not None:
-            attributes[names.ERROR_TYPE] = operation.error_type
         if not operation.call.is_local:
-            self._count(operation, attributes)
+            self._count(operation)
         if operation.fallback_type is not None:
             self._count_fallback(operation, operation.fallback_type)
-        duration = operation.ended - operation.started
         if operation.call.client.system in names.DATABASES:
-            if "collection" in operation.call.facts:
-                attributes[names.DB_COLLECTION] = operation.call.facts["collection"]
-            self._db_duration.record(duration, attributes, operation.context)
+            described = attributes.of_database(operation, operation.error_type)
+            self._later.record(self._db_duration, operation.ended - operation.started, described, operation.context)
         elif operation.call.client.system != OWN:  # for which there is no official metric
-            self._record_gen_ai(operation, attributes, duration)
+            self._record_gen_ai(operation)
 
-    def _record_gen_ai(self, operation: Operation, attributes: dict[str, AttributeValue], duration: float) -> None:
-        facts = operation.facts
-        for fact, source in (("model", operation.call.facts), ("response_model", facts)):
-            if fact in source:
-                attributes[names.FACTS[fact]] = source[fact]
-        context = operation.context
-        left_out = measured(operation)  # each is recorded once a call
+    def _record_gen_ai(self, operation: Operation) -> None:
+        context, left_out = operation.context, measured(operation)  # each is recorded once a call
         if names.GEN_AI_DURATION not in left_out:
-            self._gen_ai_duration.record(duration, attributes, context)
-        if names.ERROR_TYPE in attributes:  # the duration alone has it; and it keeps its attributes
-            attributes = {name: value for name, value in attributes.items() if name != names.ERROR_TYPE}
+            described = attributes.of_gen_ai(operation, operation.error_type)  # it alone has the error
+            self._later.record(self._gen_ai_duration, operation.ended - operation.started, described, context)
         if operation.items and names.GEN_AI_FIRST_CHUNK not in left_out:
-            self._first_chunk.record(operation.first_item_at - operation.started, attributes, context)
+            wait = operation.first_item_at - operation.started
+            self._later.record(self._first_chunk, wait, attributes.of_gen_ai(operation), context)
         if operation.items > 1 and names.GEN_AI_PER_CHUNK not in left_out:
             # The conventions want one for each chunk, which would cost more than all the rest of a stream: its mean.
             each = (operation.last_item_at - operation.first_item_at) / (operation.items - 1)
-            self._per_chunk.record(each, attributes, context)
-        if names.GEN_AI_TOKENS in left_out:
-            return
-        for token_type in ("input", "output"):
-            if f"{token_type}_tokens" in facts:
-                typed = {**attributes, names.GEN_AI_TOKEN_TYPE: token_type}
-                self._tokens.record(facts[f"{token_type}_tokens"], typed, context)
+            self._later.record(self._per_chunk, each, attributes.of_gen_ai(operation), context)
+        if names.GEN_AI_TOKENS not in left_out:
+            for token_type in ("input", "output"):
+                tokens = operation.facts.get(f"{token_type}_tokens")
+                if tokens is not None:
+                    self._later.record(
+                        self._tokens, tokens, attributes.of_gen_ai(operation, token_type=token_type), context
+                    )
 
-    def _count(self, operation: Operation, attributes: dict[str, AttributeValue]) -> None:
+    def _count(self, operation: Operation) -> None:
         count = operation.attempts
         attempts = str(count) if count <= _MOST_ATTEMPTS_NAMED else f"{_MOST_ATTEMPTS_NAMED + 1}+"
-        key = (*attributes.items(), (names.ATTEMPT_COUNT, attempts))
+        key: tuple[tuple[str, AttributeValue], ...] = (
+            *attributes.identity(operation).items(),
+            (names.ATTEMPT_COUNT, attempts),
+        )
+        if operation.error_type is not None:
+            key += ((names.ERROR_TYPE, operation.error_type),)
         with self._lock:
             self._add(key)
 
@@ -159,6 +156,7 @@ class Metrics(Listener):
     # -- read at collection time -------------------------------------------------------------------------------------
 
     def _observe_operations(self, _: CallbackOptions) -> Iterable[Observation]:
+        self._later.drain()  # callbacks come first in a collection
         return [Observation(count, dict(key)) for key, count in list(self._operations.items())]
 
     def _observe_budgets(self, _: CallbackOptions) -> Iterable[Observation]:

@@ -17,6 +17,7 @@ from stormproof.resilience.operation import Operation
 from stormproof.resilience.outcome import Refusal
 from stormproof.resilience.targets import OWN, Target
 from stormproof.telemetry import names, owners
+from stormproof.telemetry.attributes import identity, of_attempt_span
 
 #: Where the HTTP instrumentation's hook finds the running attempt.
 ATTEMPT_KEY = otel_context.create_key("stormproof-attempt")
@@ -158,24 +159,6 @@ class Spans(Listener):
         return tracer
 
 
-def identity(operation: Operation) -> dict[str, AttributeValue]:
-    """Which operation on which server: the attributes that spans and metrics share."""
-    call = operation.call
-    system = call.client.system
-    if system == OWN:
-        return {names.TARGET_NAME: operation.target.name, names.OPERATION_NAME: call.operation}
-    attributes: dict[str, AttributeValue] = {}
-    if not call.is_local:
-        attributes[names.SERVER_ADDRESS], attributes[names.SERVER_PORT] = call.host, call.port
-    if system in names.DATABASES:
-        attributes[names.DB_SYSTEM] = names.DATABASES[system]
-        attributes[names.DB_OPERATION] = call.operation
-    else:
-        attributes[names.GEN_AI_PROVIDER] = call.facts.get("provider", system)
-        attributes[names.GEN_AI_OPERATION] = call.operation
-    return attributes
-
-
 def retry_attributes(operation: Operation, attempt: Attempt) -> dict[str, AttributeValue]:
     """Why and how long is waited before the next attempt."""
     return {
@@ -230,9 +213,11 @@ def _official(facts: dict[str, Any]) -> dict[str, AttributeValue]:
 
 
 def _attempt_attributes(operation: Operation, attempt: Attempt) -> dict[str, AttributeValue]:
-    attributes = identity(operation)
-    attributes[names.ATTEMPT_NUMBER] = attempt.number
-    attributes[names.ATTEMPT_TYPE] = attempt.type
+    attributes = {
+        **of_attempt_span(operation),
+        names.ATTEMPT_NUMBER: attempt.number,
+        names.ATTEMPT_TYPE: attempt.type,
+    }
     if attempt.delay_source is not None:
         attributes[names.RETRY_DELAY] = attempt.delay
         attributes[names.RETRY_DELAY_SOURCE] = attempt.delay_source
