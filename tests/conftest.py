@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from stormproof import notice
+
+if settings.default.deadline is not None:  # a slow machine breaks nothing; mutation tests choose more themselves
+    settings.register_profile("stormproof", deadline=None)
+    settings.load_profile("stormproof")
 
 
 @pytest.fixture(autouse=True)

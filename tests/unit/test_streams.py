@@ -11,7 +11,7 @@ from stormproof.clients.streams import Reader, watch_close
 
 
 def test_an_item_that_cannot_be_read_reaches_the_app(caplog: pytest.LogCaptureFixture) -> None:
-    operation = Mock(is_over=False)
+    operation = Mock(is_over=False, **{"listeners.is_idle": False})
 
     def observe(_operation: Any, item: Any) -> None:
         raise AttributeError(f"{item!r} has no finish_reason")

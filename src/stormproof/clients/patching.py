@@ -148,7 +148,7 @@ def begin(runner: Runner, describe: Callable[..., Call], *args: Any) -> Operatio
         call = describe(*args)
         return runner.begin(call) if runner.is_enabled(call) else None
     except Exception:
-        _report_once(describe)
+        report_once(describe)
         return None
 
 
@@ -157,11 +157,12 @@ def harmless(step: Callable[..., Any], *args: Any, otherwise: Any) -> Any:
     try:
         return step(*args)
     except Exception:
-        _report_once(step)
+        report_once(step)
         return otherwise
 
 
-def _report_once(step: Callable[..., Any]) -> None:
+def report_once(step: Callable[..., Any]) -> None:
+    """Log that ``step`` fails, with the error that is handled now."""
     step = getattr(step, "func", step)  # what a partial stands for
     name = f"{step.__module__}.{step.__qualname__}"
     if name not in _reported:

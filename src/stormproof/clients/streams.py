@@ -12,11 +12,12 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-from stormproof.clients.patching import harmless
+from stormproof.clients.patching import harmless, report_once
 from stormproof.resilience.call import Facts
 from stormproof.resilience.operation import Operation
 
 #: Takes what an item tells into ``operation.facts``. Must not keep the item; if it fails, the app has the item still.
+#: None where items tell nothing: bytes.
 Observe = Callable[[Operation, Any], None]
 
 #: What ``retry`` returns for the first item of a stream that has none.
@@ -44,9 +45,9 @@ class _Step:
 
 
 class _Reader:
-    def __init__(self, operation: Operation, observe: Observe) -> None:
+    def __init__(self, operation: Operation, observe: Observe | None) -> None:
         self._operation = operation
-        self._observe = observe
+        self._observe = None if operation.listeners.is_idle else observe
 
     def closed(self) -> None:
         """The response is being closed: by a step of ours, which then decides what that means, or by the app."""
@@ -59,8 +60,13 @@ class _Reader:
 
     def took(self, item: Any) -> Any:
         """Note the item, and hand it on."""
-        self._operation.item()
-        harmless(self._observe, self._operation, item, otherwise=None)
+        operation, observe = self._operation, self._observe
+        operation.item()
+        if observe is not None:
+            try:
+                observe(operation, item)
+            except Exception:
+                report_once(observe)
         return item
 
 
@@ -75,7 +81,7 @@ class Reader(_Reader):
         self,
         operation: Operation,
         iterator: Iterator[Any],
-        observe: Observe,
+        observe: Observe | None,
         retry: Callable[[], tuple[Any, Iterator[Any]]] | None = None,
     ) -> None:
         super().__init__(operation, observe)
@@ -86,26 +92,27 @@ class Reader(_Reader):
         return self
 
     def __next__(self) -> Any:
-        with _Step(self):
+        outer = _stepping.get()  # a _Step, spelled out: it would cost as much as all else here
+        _stepping.set(self)
+        try:
             try:
-                return self.took(self._step())
+                return self.took(next(self._iterator))
             except StopIteration:
                 self._operation.succeed()
                 raise
-            finally:
-                self._retry = None  # it holds the stream, which holds this reader
+            except BaseException as error:
+                self._operation.fail(error, final=self._retry is None)
+                if self._operation.wait is None or self._retry is None:
+                    raise
+            return self.took(self._reopened(self._retry))  # outside of the handler: its error has nothing to do with it
+        finally:
+            _stepping.set(outer)
+            self._retry = None  # it holds the stream, which holds this reader
 
-    def _step(self) -> Any:
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            raise
-        except BaseException as error:
-            self._operation.fail(error, final=self._retry is None)
-            if self._operation.wait is None or self._retry is None:
-                raise
-        item, self._iterator = self._retry()
+    def _reopened(self, retry: Callable[[], tuple[Any, Iterator[Any]]]) -> Any:
+        item, self._iterator = retry()
         if item is EXHAUSTED:
+            self._operation.succeed()
             raise StopIteration
         return item
 
@@ -124,7 +131,7 @@ class AsyncReader(_Reader):
         self,
         operation: Operation,
         iterator: AsyncIterator[Any],
-        observe: Observe,
+        observe: Observe | None,
         retry: Callable[[], Awaitable[tuple[Any, AsyncIterator[Any]]]] | None = None,
     ) -> None:
         super().__init__(operation, observe)
@@ -135,26 +142,27 @@ class AsyncReader(_Reader):
         return self
 
     async def __anext__(self) -> Any:
-        with _Step(self):
+        outer = _stepping.get()
+        _stepping.set(self)
+        try:
             try:
-                return self.took(await self._step())
+                return self.took(await self._iterator.__anext__())
             except StopAsyncIteration:
                 self._operation.succeed()
                 raise
-            finally:
-                self._retry = None  # it holds the stream, which holds this reader
+            except BaseException as error:
+                self._operation.fail(error, final=self._retry is None)
+                if self._operation.wait is None or self._retry is None:
+                    raise
+            return self.took(await self._reopened(self._retry))
+        finally:
+            _stepping.set(outer)
+            self._retry = None  # it holds the stream, which holds this reader
 
-    async def _step(self) -> Any:
-        try:
-            return await self._iterator.__anext__()
-        except StopAsyncIteration:
-            raise
-        except BaseException as error:
-            self._operation.fail(error, final=self._retry is None)
-            if self._operation.wait is None or self._retry is None:
-                raise
-        item, self._iterator = await self._retry()
+    async def _reopened(self, retry: Callable[[], Awaitable[tuple[Any, AsyncIterator[Any]]]]) -> Any:
+        item, self._iterator = await retry()
         if item is EXHAUSTED:
+            self._operation.succeed()
             raise StopAsyncIteration
         return item
 
@@ -255,7 +263,7 @@ class Watch:
         def read_watched(*args: Any, **kwargs: Any) -> Iterator[bytes]:
             chunks = read(*args, **kwargs)
             if self._reader is None:
-                chunks = self._reader = Reader(self._operation, chunks, _observe_nothing)
+                chunks = self._reader = Reader(self._operation, chunks, None)
             yield from chunks
 
         return read_watched
@@ -264,7 +272,7 @@ class Watch:
         async def read_watched(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             chunks = read(*args, **kwargs)
             if self._reader is None:
-                chunks = self._reader = AsyncReader(self._operation, chunks, _observe_nothing)
+                chunks = self._reader = AsyncReader(self._operation, chunks, None)
             with suppress(StopAsyncIteration):
                 while True:
                     yield await chunks.__anext__()  # no name holds it until the next one is there
@@ -277,7 +285,7 @@ class Watch:
         def read_watched() -> Any:
             if self._reader is not None:
                 return read()
-            self._reader = _Reader(self._operation, _observe_nothing)
+            self._reader = _Reader(self._operation, None)
             with _Step(self._reader):
                 try:
                     content = read()
@@ -295,7 +303,7 @@ class Watch:
         async def read_watched() -> Any:
             if self._reader is not None:
                 return await read()
-            self._reader = _Reader(self._operation, _observe_nothing)
+            self._reader = _Reader(self._operation, None)
             with _Step(self._reader):
                 try:
                     content = await read()
@@ -306,7 +314,3 @@ class Watch:
             return content
 
         return read_watched
-
-
-def _observe_nothing(operation: Operation, item: Any) -> None:
-    """Bytes tell nothing."""

@@ -27,7 +27,7 @@ def identity(operation: Operation) -> Attributes:
 
 
 def of_attempt_span(operation: Operation) -> Attributes:
-    """Of an attempt's span: a GenAI call's has no ``gen_ai`` names, by which backends would count it as another call."""
+    """Of an attempt's span: a GenAI call's has no ``gen_ai`` names, by which backends count calls."""
     key = _key(operation)
     if key[0] == OWN or key[0] in names.DATABASES:
         return _identity(*key)
