@@ -72,10 +72,7 @@ class Demo:
         self._title("What came of it")
         self._print(*table(plain, protected, read(spans), self._terminal))
         if collector := _collector(environ):
-            refused = f" did not take the telemetry: {sink.forward_error}"
-            self._paragraph(
-                f"The collector at {collector}{refused if sink.forward_error else ' has all of it as well.'}"
-            )
+            self._paragraph(f"The collector at {collector} {_passed_on(sink)}")
         self._title("What to do next")
         self._print(*_next_steps(self._program))
         complete = protected.code == 0 and protected.summary is not None and protected.summary.is_complete
@@ -146,6 +143,14 @@ def _next_steps(path: Path) -> list[str]:
         steps += [(f"python -m stormproof.demo --seed {SEED + 1}", "another storm")]
     widest = max(len(command) for command, _ in steps)
     return [f"  {command:<{widest}}  {what}" for command, what in steps]
+
+
+def _passed_on(sink: OtlpSink) -> str:
+    """What a collector did with what was passed on to it."""
+    if sink.forward_error:
+        return f"did not take the telemetry: {sink.forward_error}"
+    refused = ", ".join(f"{path} ({status})" for path, status in sorted(sink.refused.items()))
+    return f"has it as well, but for what it refused: {refused}." if refused else "has all of it as well."
 
 
 def _shown(path: Path) -> str:

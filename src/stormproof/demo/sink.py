@@ -2,12 +2,14 @@
 
 It can pass each request on to a real collector as well. That is best effort: the first failure is
 remembered in `forward_error` and ends the forwarding, so that a collector that is gone costs nothing more.
+One that is there may take traces alone, as Jaeger and Phoenix do: what it refuses is remembered in `refused`.
 """
 
 from __future__ import annotations
 
 import gzip
 import threading
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +38,7 @@ class OtlpSink(WireServer):
         super().__init__(host, port)
         self._forward_to = forward_to.rstrip("/") if forward_to else None
         self.forward_error: str | None = None
+        self.refused: dict[str, int] = {}  # path → status
         # A proxy from the environment must not stand between us and a collector on this machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._changed = threading.Condition()
@@ -112,7 +115,7 @@ class OtlpSink(WireServer):
         return Response(content_type=_PROTOBUF)
 
     def _forward(self, request: Request) -> None:
-        if self._forward_to is None or self.forward_error is not None:
+        if self._forward_to is None or self.forward_error is not None or request.path in self.refused:
             return
         kept = ("content-type", "content-encoding")
         headers = {name: request.headers[name] for name in kept if name in request.headers}
@@ -120,6 +123,8 @@ class OtlpSink(WireServer):
         try:
             with self._opener.open(onward, timeout=_FORWARD_TIMEOUT) as response:
                 response.read()
+        except urllib.error.HTTPError as error:
+            self.refused[request.path] = error.code
         except OSError as error:
             self.forward_error = f"{type(error).__name__}: {error}"
 
