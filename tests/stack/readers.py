@@ -24,11 +24,13 @@ class JaegerSpan:
     trace_id: str
     name: str
     parent: str | None
+    links: list[str]
     start: int
     end: int
     tags: dict[str, Any]
     events: list[str]
     process: dict[str, Any]
+    warnings: list[str]
     children: list[JaegerSpan] = field(default_factory=list)
 
     @property
@@ -36,9 +38,9 @@ class JaegerSpan:
         return str(self.tags.get("otel.scope.name", ""))
 
 
-def jaeger_spans(url: str, service: str) -> list[JaegerSpan]:
-    """All spans of a service, each with its children in the order of their start."""
-    query = urllib.parse.urlencode({"service": service, "limit": 5000})
+def jaeger_spans(url: str, service: str, **search: str) -> list[JaegerSpan]:
+    """All spans of the traces that a search finds, each with its children in the order of their start."""
+    query = urllib.parse.urlencode({"service": service, "limit": 5000, **search})
     spans = [span for trace in _get(f"{url}/api/traces?{query}")["data"] or [] for span in _spans_of(trace)]
     by_id = {span.id: span for span in spans}
     for span in sorted(spans, key=lambda span: span.start):
@@ -55,11 +57,13 @@ def _spans_of(trace: dict[str, Any]) -> Iterator[JaegerSpan]:
             trace_id=span["traceID"],
             name=span["operationName"],
             parent=parents[0] if parents else None,
+            links=[ref["spanID"] for ref in span["references"] if ref["refType"] == "FOLLOWS_FROM"],
             start=span["startTime"],
             end=span["startTime"] + span["duration"],
             tags={tag["key"]: tag["value"] for tag in span["tags"]},
             events=[f["value"] for log in span["logs"] for f in log["fields"] if f["key"] == "event"],
             process={tag["key"]: tag["value"] for tag in trace["processes"][span["processID"]]["tags"]},
+            warnings=span["warnings"] or [],
         )
 
 
