@@ -18,8 +18,15 @@ from tests.unit.signals import Signals, attributes
 
 SCHEMA = Path(stormproof.__file__).parent / "telemetry" / "schema.yaml"
 
-#: What an attribute's value is in Python; a bool is no int here.
-_TYPES: Mapping[str, type] = {"string": str, "int": int, "double": float, "boolean": bool, "string[]": tuple}
+#: What an attribute's value is in Python; a bool is no int here. "any" is what is said: lists, as the SDK keeps them.
+_TYPES: Mapping[str, type] = {
+    "string": str,
+    "int": int,
+    "double": float,
+    "boolean": bool,
+    "string[]": tuple,
+    "any": tuple,
+}
 _KINDS = {"client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
 _POINTS: Mapping[str, type] = {
     "histogram": export.Histogram,

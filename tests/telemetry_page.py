@@ -71,9 +71,9 @@ def _said(group: Group) -> Mapping[str, Mapping[str, Any]]:
 
 def _when(said: Mapping[str, Any]) -> str:
     level = said.get("requirement_level", "if known")
-    return (
-        f"if {level['conditionally_required']}" if isinstance(level, dict) else {"required": "always"}.get(level, level)
-    )
+    if isinstance(level, dict):
+        return f"if {level['conditionally_required']}"
+    return {"required": "always", "opt_in": "if [asked for](#content)"}.get(level, level)
 
 
 def _meaning(group: Group, name: str, said: Mapping[str, Any]) -> str:

@@ -259,15 +259,16 @@ def end_loading() -> None:
 
 
 def announce() -> None:
-    """The start line: what is protected, how, and that prompts are not recorded. Once a process."""
+    """The start line: what is protected, how, and whether prompts are recorded. Once a process."""
     if _state.is_loading or is_worker_process():
         return
     policy = policy_for("openai")
+    content = " and ".join(f"in {place}s" for place in sorted(current_settings().content, reverse=True)) or "off"
     parts = [_availability(client) for client in CLIENTS if client in _state.wanted]
     say_once(
         "start",
         f" {__version__}: {'  '.join(part for part in parts if part)} | "
-        f"{policy.retry.attempts} attempts, {policy.deadline:g} s | content off",
+        f"{policy.retry.attempts} attempts, {policy.deadline:g} s | content {content}",
     )
 
 
@@ -345,6 +346,7 @@ def _runner() -> Runner:
         listener.late = lambda: _listeners(settings, targets) if is_there(_state.providers) else ()
         listener.look()
         _state.runner = Runner(targets, listener, monotonic)
+        _state.runner.keeps_content = bool(settings.content)
     return _state.runner
 
 
@@ -359,11 +361,13 @@ def _listeners(settings: Settings, targets: Any) -> tuple[Any, ...]:
         metrics = Metrics(providers.get("meter_provider"), __version__, targets)
         _state.metrics[providers.get("meter_provider")] = metrics
     metrics.watch(targets)
-    return (
-        Spans(providers.get("tracer_provider"), __version__, breaker_spans=settings.breaker_spans),
-        metrics,
-        Logs(providers.get("logger_provider"), __version__),
-    )
+    spans = Spans(providers.get("tracer_provider"), __version__, breaker_spans=settings.breaker_spans)
+    listeners = (spans, metrics, Logs(providers.get("logger_provider"), __version__))
+    if not settings.content:
+        return listeners
+    from stormproof.telemetry.content import Content
+
+    return (Content(settings.content, providers.get("logger_provider"), __version__), *listeners)
 
 
 def _availability(client: str) -> str:

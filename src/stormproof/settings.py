@@ -54,6 +54,30 @@ def _duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+#: Where what is said is recorded, by the values of the official variable. The older form knew ``true``, which recorded
+#: it in log records, and ``false``.
+_CONTENT: Mapping[str, frozenset[str]] = {
+    "": frozenset(),
+    "no_content": frozenset(),
+    "span_only": frozenset(("span",)),
+    "event_only": frozenset(("event",)),
+    "span_and_event": frozenset(("span", "event")),
+    "true": frozenset(("event",)),
+    "false": frozenset(),
+}
+CONTENT = Range(
+    "one of NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT, true (as EVENT_ONLY), false (as NO_CONTENT)",
+    lambda value: isinstance(value, frozenset),
+)
+
+
+def _content(text: str) -> frozenset[str]:
+    try:
+        return _CONTENT[text]
+    except KeyError:
+        raise ValueError(text) from None
+
+
 def _switch(text: str) -> bool:
     try:
         return {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}[text]
@@ -73,6 +97,7 @@ _READERS: Mapping[Range, Callable[[str], Any]] = {
     policy_module.RATE_OR_OFF: float,
     policy_module.FACTOR: float,
     policy_module.SWITCH: _switch,
+    CONTENT: _content,
 }
 
 #: Settings of the whole process; each is a field of :class:`Settings`.
@@ -81,6 +106,7 @@ _PROCESS_KEYS: Mapping[str, tuple[str, Range]] = {
     "STORMPROOF_CONSOLE": ("console", one_of("auto", "text", "json", "off")),
     "STORMPROOF_BREAKER_SPANS": ("breaker_spans", policy_module.SWITCH),
     "STORMPROOF_EXIT_TIMEOUT": ("exit_timeout", policy_module.DURATION),
+    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": ("content", CONTENT),
 }
 
 
@@ -96,6 +122,7 @@ class Settings:
             named, ``text`` and ``json`` always, ``off`` never.
         breaker_spans: whether a change of a breaker's state makes a span of its own.
         exit_timeout: the longest that sending the last telemetry may delay the exit, in seconds.
+        content: where what is said to models and by them is recorded: ``span``, ``event``, both, or nowhere.
         problems: what could not be used, one line each.
     """
 
@@ -105,6 +132,7 @@ class Settings:
     console: str = "auto"
     breaker_spans: bool = True
     exit_timeout: float = 1.0
+    content: frozenset[str] = frozenset()
     problems: tuple[str, ...] = field(default=())
 
     def policy_for(self, system: str) -> Policy:
@@ -113,7 +141,10 @@ class Settings:
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read every ``STORMPROOF_*`` variable. Never raises: what is wrong is in ``Settings.problems``."""
+    """Read every ``STORMPROOF_*`` variable, and the official one for content.
+
+    Never raises: what is wrong is in ``Settings.problems``.
+    """
     environ = os.environ if environ is None else environ
     problems: list[str] = []
     process: dict[str, Any] = {}
@@ -121,7 +152,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     thresholds: dict[str, tuple[str, ...]] = {}  # the systems that each variable sets one for
     # The shorter prefix (for all systems) first, so that a system's own setting wins whatever the order.
     for name in sorted(
-        (n for n in environ if n.startswith("STORMPROOF_")), key=lambda n: not n.startswith("STORMPROOF__")
+        (n for n in environ if n.startswith("STORMPROOF_") or n in _PROCESS_KEYS),
+        key=lambda n: not n.startswith("STORMPROOF__"),
     ):
         try:
             if name in _PROCESS_KEYS:
@@ -166,7 +198,8 @@ def _resolve(name: str, value: str) -> tuple[tuple[str, ...], str]:
     head, separator, tail = name.removeprefix("STORMPROOF").lower().partition("__")
     head, key = head.removeprefix("_"), tail.replace("__", ".")
     if not separator:
-        raise SettingError(_unknown(name, value, [*_PROCESS_KEYS, *map(_variable, KEYS)]))
+        own = [known for known in _PROCESS_KEYS if known.startswith("STORMPROOF_")]
+        raise SettingError(_unknown(name, value, [*own, *map(_variable, KEYS)]))
     if head and head not in SYSTEMS:
         raise SettingError(f"{name}={value!r}: {head!r} is not a system; allowed: {', '.join(SYSTEMS)}; it is ignored")
     if key not in KEYS:

@@ -99,6 +99,7 @@ def test_everything_in_the_schema_is_emitted(shield: Shield, stages: list[Stage]
         for play in (_retries, _fallback, _bulkhead, _rate_limit, _breaker, _pace):
             play(stage)
             stage.look()
+    shield.set("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
     shield.again()
     others = Stage(shield, None, "openai")
     _ask_openai_for_everything()
@@ -168,7 +169,9 @@ def _ask_openai_for_everything() -> None:
             n=2,
             response_format={"type": "json_object"},
             service_tier="auto",
+            tools=[{"type": "function", "function": {"name": "look_up"}}],
         )
+        client.post("/responses", body={"model": MODEL, "input": "x", "conversation": "conv-1"}, cast_to=object)
         client.embeddings.create(model=MODEL, input="x", dimensions=3, encoding_format="float")
         client.beta.assistants.create(model=MODEL, name="Ada")
         client.beta.threads.runs.create("thread-1", assistant_id="asst-1")
@@ -182,6 +185,7 @@ def _ask_ollama(proxy: FaultProxy) -> None:
     with pytest.raises(stream.connection_errors):
         stream.call(proxy.url)
     stream.use(proxy.url, lambda client: client.chat("tiny", MESSAGES, options={"top_k": 3}))
+    stream.use(proxy.url, lambda client: client.generate("tiny", "two?", system="Be brief."))
 
 
 def _ask_qdrant(proxy: FaultProxy) -> None:
@@ -197,7 +201,7 @@ def _ask_qdrant(proxy: FaultProxy) -> None:
 
 def test_every_name_of_the_code_is_in_the_schema_and_no_other() -> None:
     code = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str) and "." in value}
-    code = {name for name in code | set(names.FACTS.values()) if "://" not in name}
+    code = {name for name in code | set(names.FACTS.values()) | set(names.CONTENT.values()) if "://" not in name}
     schema = {attribute for _, attribute in wanted()}
     schema |= {group.said["metric_name"] for group in contract.of_type("metric")}
     schema |= {group.said["name"] for group in contract.of_type("event")}

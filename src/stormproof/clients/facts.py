@@ -32,6 +32,22 @@ def taken(body: Mapping[str, Any], names: Collection[str]) -> Facts:
     return facts
 
 
+def get(thing: Any, name: str) -> Any:
+    """What a mapping or an object has under a name; None if it has not.
+
+    What one of pydantic's models has is read from where it is kept: to ask it for what it has not is dear.
+    """
+    if type(thing) is dict:
+        return thing.get(name)
+    fields = getattr(thing, "__dict__", None)
+    if fields is not None and name in fields:
+        return fields[name]
+    if hasattr(type(thing), "__pydantic_extra__"):
+        extra = thing.__pydantic_extra__  # what this release of the client does not know
+        return extra.get(name) if extra else None
+    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+
+
 def several(value: Any) -> list[str]:
     """Stop sequences and the like, of which one may be given alone."""
     return [value] if isinstance(value, str) else list(value)

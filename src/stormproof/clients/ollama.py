@@ -78,7 +78,17 @@ class Ollama:
     def response_facts(self, call: Call, result: Any) -> Facts:
         if hasattr(result, "is_success") and call.operation in _ANSWERS:  # 0.3 hands httpx's response on
             result = result.json()
-        return _facts_of(result)
+        return self.answer_facts(call, result)
+
+    def request_facts(self, operation: str, body: dict[str, Any]) -> Facts:
+        return _request_facts(body)
+
+    def answer_facts(self, call: Call, answer: Any) -> Facts:
+        return _facts_of(answer)
+
+    def observe(self, operation: Operation, item: Any) -> None:
+        if item.get("done"):
+            operation.facts.update(_facts_of(item))
 
     def is_open(self, call: Call, result: Any) -> bool:
         return call.streaming
@@ -95,7 +105,7 @@ class Ollama:
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
     """Splice into ollama. ``module`` is the imported ``ollama._client``."""
-    requests = _Requests(runner)
+    requests = _Requests(_client(runner), runner)
     splices = Splices()
     splices.add(module.Client, "_request", requests.run)
     splices.add(module.AsyncClient, "_request", requests.run_async)
@@ -108,11 +118,19 @@ def patch(module: ModuleType, runner: Runner) -> Splices:
     return splices
 
 
+def _client(runner: Runner) -> Ollama:
+    if not runner.keeps_content:
+        return Ollama()
+    from stormproof.clients.ollama_content import OllamaWithContent
+
+    return OllamaWithContent()
+
+
 class _Requests:
     """What takes the place of the clients' request methods."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._client = Ollama()
+    def __init__(self, client: Ollama, runner: Runner) -> None:
+        self._client = client
         self._runner = runner
 
     def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -162,9 +180,8 @@ class _Requests:
                 items = original(api, *new_args, **new_kwargs)
                 return [items, next(items, EXHAUSTED)]
 
-        return _read(
-            self._runner, self._describing(api, args, kwargs), send, functools.partial(original, api, *args, **kwargs)
-        )
+        bare = functools.partial(original, api, *args, **kwargs)
+        return _read(self._runner, self._client, self._describing(api, args, kwargs), send, bare)
 
     def stream_async(
         self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -175,9 +192,8 @@ class _Requests:
                 items = await original(api, *new_args, **new_kwargs)
                 return [items, await anext(items, EXHAUSTED)]
 
-        return _read_async(
-            self._runner, self._describing(api, args, kwargs), send, functools.partial(original, api, *args, **kwargs)
-        )
+        bare = functools.partial(original, api, *args, **kwargs)
+        return _read_async(self._runner, self._client, self._describing(api, args, kwargs), send, bare)
 
     def _describing(self, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Call]:
         """Of a stream, which is asked for here and begins later, perhaps elsewhere."""
@@ -193,11 +209,12 @@ class _Requests:
         path = next((a for a in args if isinstance(a, str) and "/" in a), str(kwargs.get("url", "")))
         body = kwargs.get("json") or {}
         host, port = address(path) if "://" in path else address_of(api._client.base_url)
-        facts = _request_facts(body) if self._runner.is_told else {}
+        operation = _operation_name(path, is_check="HEAD" in args)
+        facts = self._client.request_facts(operation, body) if self._runner.is_told else {}
         rewind_to = rewind_points(kwargs.get("content"))
         return Call(
             client=self._client,
-            operation=_operation_name(path, is_check="HEAD" in args),
+            operation=operation,
             host=host,
             port=port,
             subject=facts.get("model"),
@@ -212,7 +229,9 @@ class _Requests:
 # -- streams: generators, as the client's own. No name of theirs holds an item while they wait for the next -----------
 
 
-def _read(runner: Runner, describe: Callable[[], Call], send: Any, bare: Callable[[], Any]) -> Iterator[Any]:
+def _read(
+    runner: Runner, client: Ollama, describe: Callable[[], Call], send: Any, bare: Callable[[], Any]
+) -> Iterator[Any]:
     operation = begin(runner, describe)
     if operation is None:  # could not be described, which was reported: the stream as it is
         yield from bare()
@@ -222,7 +241,7 @@ def _read(runner: Runner, describe: Callable[[], Call], send: Any, bare: Callabl
     if operation.is_over:  # a fallback's value: what the app is to iterate over
         yield from opened
         return
-    reader = Reader(operation, opened[0], _observe)
+    reader = Reader(operation, opened[0], client.observe)
     try:
         if opened[1] is not EXHAUSTED:
             yield reader.took(opened.pop())
@@ -232,7 +251,7 @@ def _read(runner: Runner, describe: Callable[[], Call], send: Any, bare: Callabl
 
 
 async def _read_async(
-    runner: Runner, describe: Callable[[], Call], send: Any, bare: Callable[[], Any]
+    runner: Runner, client: Ollama, describe: Callable[[], Call], send: Any, bare: Callable[[], Any]
 ) -> AsyncIterator[Any]:
     operation = begin(runner, describe)
     opened = await bare() if operation is None else await runner.run_async(operation, send)
@@ -241,7 +260,7 @@ async def _read_async(
         async for item in each_async(opened):
             yield item
         return
-    reader = AsyncReader(operation, opened[0], _observe)
+    reader = AsyncReader(operation, opened[0], client.observe)
     try:
         if opened[1] is not EXHAUSTED:
             yield reader.took(opened.pop())
@@ -250,11 +269,6 @@ async def _read_async(
                 yield await reader.__anext__()
     finally:
         await reader.aclose()
-
-
-def _observe(operation: Operation, item: Any) -> None:
-    if item.get("done"):
-        operation.facts.update(_facts_of(item))
 
 
 # -- the request ---------------------------------------------------------------------------------------------------

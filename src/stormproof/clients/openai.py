@@ -17,10 +17,10 @@ from types import ModuleType
 from typing import Any
 
 from stormproof.clients import deletes
-from stormproof.clients.openai_answers import answer_facts, observe, raw_facts
+from stormproof.clients.openai_answers import answer_facts, observe, raw_answer
 from stormproof.clients.openai_calls import body_of, is_replay_safe, request_facts, request_of
 from stormproof.clients.patching import Splices, begin, harmless
-from stormproof.clients.streams import EXHAUSTED, AsyncReader, Reader, Watch, watch_close, watch_response
+from stormproof.clients.streams import EXHAUSTED, AsyncReader, Observe, Reader, Watch, watch_close, watch_response
 from stormproof.clients.transport import (
     address,
     address_of,
@@ -49,6 +49,8 @@ class OpenAI:
     """How to read openai's calls, results and errors."""
 
     system = "openai"
+    request_facts = staticmethod(request_facts)
+    observe = staticmethod(observe)
 
     def classify(self, error: BaseException) -> Verdict:
         name = type(error).__name__
@@ -69,7 +71,13 @@ class OpenAI:
 
     def response_facts(self, call: Call, result: Any) -> Facts:
         response = _http_response(result)
-        return answer_facts(result) if response is None else raw_facts(call, response)
+        return self.answer_facts(call, result) if response is None else self.raw_facts(call, response)
+
+    def raw_facts(self, call: Call, response: Any) -> Facts:
+        return self.answer_facts(call, raw_answer(call, response))
+
+    def answer_facts(self, call: Call, answer: Any) -> Facts:
+        return answer_facts(answer)
 
     def is_open(self, call: Call, result: Any) -> bool:
         if _is_model(result.__class__):
@@ -91,18 +99,26 @@ _FINISHED_BADLY = ("LengthFinishReasonError", "ContentFilterFinishReasonError")
 
 def patch(module: ModuleType, runner: Runner) -> Splices:
     """Splice into openai. ``module`` is the imported ``openai._base_client``."""
-    requests = _Requests(runner)
+    requests = _Requests(_client(runner), runner)
     splices = Splices()
     splices.add(module.SyncAPIClient, "request", requests.run)
     splices.add(module.AsyncAPIClient, "request", requests.run_async)
     return splices
 
 
+def _client(runner: Runner) -> OpenAI:
+    if not runner.keeps_content:
+        return OpenAI()
+    from stormproof.clients.openai_content import OpenAIWithContent
+
+    return OpenAIWithContent()
+
+
 class _Requests:
     """What takes the place of ``request``. A stream is reopened if it fails before its first item."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._client = OpenAI()
+    def __init__(self, client: OpenAI, runner: Runner) -> None:
+        self._client = client
         self._runner = runner
 
     def run(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -128,7 +144,7 @@ class _Requests:
         operation = operation.live
         if not operation.is_over:
             retry = functools.partial(self._runner.resume, operation, reopen)
-            harmless(_watch, result, operation, retry, Reader, otherwise=None)
+            harmless(_watch, self._client, result, operation, retry, Reader, otherwise=None)
         return result
 
     async def run_async(self, original: Any, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -154,14 +170,14 @@ class _Requests:
         operation = operation.live
         if not operation.is_over:
             retry = functools.partial(self._runner.resume_async, operation, reopen)
-            harmless(_watch, result, operation, retry, AsyncReader, otherwise=None)
+            harmless(_watch, self._client, result, operation, retry, AsyncReader, otherwise=None)
         return result
 
     def _describe(self, api: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         options = _options(args, kwargs)
         host, port = address(options.url) if "://" in options.url else address_of(api.base_url)
         request, body = request_of(options.method, options.url), body_of(options)
-        facts = request_facts(api, request, options.url, body) if self._runner.is_told else {}
+        facts = self._client.request_facts(api, request, options.url, body) if self._runner.is_told else {}
         per_request, per_client = _explicit_attempts(options.max_retries), _attempts_of_client(api)
         rewind_to = _rewind_points(options)
         return Call(
@@ -283,18 +299,18 @@ def _http_response(result: Any) -> Any:
     return response if hasattr(response, "is_closed") else None
 
 
-def _watch(result: Any, operation: Operation, retry: Any, reader_type: Any) -> None:
+def _watch(client: OpenAI, result: Any, operation: Operation, retry: Any, reader_type: Any) -> None:
     if hasattr(result, "_iterator"):
-        reader = reader_type(operation, result._iterator, observe, retry)
+        reader = reader_type(operation, result._iterator, client.observe, retry)
         result._iterator = reader
         watch_close(result.response, reader.closed)  # helpers of the client do that behind the stream's back
         return
-    watch = watch_response(_http_response(result), operation, functools.partial(raw_facts, operation.call))
+    watch = watch_response(_http_response(result), operation, functools.partial(client.raw_facts, operation.call))
     if hasattr(result, "parse"):
-        vars(result)["parse"] = _parsing(result.parse, watch)
+        vars(result)["parse"] = _parsing(result.parse, watch, client.observe)
 
 
-def _parsing(parse: Any, watch: Watch) -> Any:
+def _parsing(parse: Any, watch: Watch, observe: Observe) -> Any:
     """A raw response makes its stream only when it is asked to: then the items are watched instead of the bytes."""
 
     def watched(parsed: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from stormproof.clients.facts import get
 from stormproof.resilience.call import Call, Facts
 from stormproof.resilience.operation import Operation
 
@@ -30,10 +31,10 @@ def answer_facts(answer: Any) -> Facts:
     """What a complete answer tells."""
     facts: Facts = {}
     _add_identity(facts, answer)
-    usage = _get(answer, "usage")
+    usage = get(answer, "usage")
     if usage is not None:
         _add_usage(facts, usage)
-    choices = _get(answer, "choices")
+    choices = get(answer, "choices")
     if choices:
         _add_finish_reasons(facts, choices)
     elif "response_id" in facts:
@@ -41,91 +42,80 @@ def answer_facts(answer: Any) -> Facts:
     return facts
 
 
-def raw_facts(call: Call, response: Any) -> Facts:
-    """What an answer tells that the app takes raw: it is in memory already, and reading it again changes nothing."""
+def raw_answer(call: Call, response: Any) -> Mapping[str, Any]:
+    """An answer that the app takes raw: it is in memory already, and reading it again changes nothing."""
     if not call.own["is_official"] or "json" not in response.headers.get("content-type", ""):
         return {}
     try:
         answer = json.loads(response.content)
     except ValueError:
         return {}
-    return answer_facts(answer) if isinstance(answer, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def observe(operation: Operation, chunk: Any) -> None:
     """What one item of a stream tells: a chunk of chat, or an event that may carry the whole answer so far."""
     facts = operation.facts
-    choices = _get(chunk, "choices")
+    choices = get(chunk, "choices")
     if choices is None:
         _observe_event(facts, chunk)
         return
     if "response_id" not in facts:
         _add_identity(facts, chunk)
     for choice in choices:
-        if _get(choice, "finish_reason") is not None:
+        if get(choice, "finish_reason") is not None:
             _add_finish_reasons(facts, choices)
             break
-    usage = _get(chunk, "usage")
+    usage = get(chunk, "usage")
     if usage is not None:
         _add_usage(facts, usage)
 
 
 def _observe_event(facts: Facts, event: Any) -> None:
     """Responses have it in ``response``, runs of assistants in ``data``, images and transcripts in the event itself."""
-    answer = _get(event, "response") or _get(event, "data") or event
+    answer = get(event, "response") or get(event, "data") or event
     _add_identity(facts, answer)
     if "response_id" in facts:
         _add_status(facts, answer)
-    usage = _get(answer, "usage")
+    usage = get(answer, "usage")
     if usage is not None:
         _add_usage(facts, usage)
 
 
-def _get(answer: Any, name: str) -> Any:
-    """A field of JSON, or of a model: from where pydantic keeps it, as asking a model for what it has not is dear."""
-    if type(answer) is dict:
-        return answer.get(name)
-    fields = getattr(answer, "__dict__", {})
-    if name in fields:
-        return fields[name]
-    extra = getattr(answer, "__pydantic_extra__", None)  # what this release of the client does not know
-    return extra.get(name) if extra else None
-
-
 def _add_identity(facts: Facts, answer: Any) -> None:
-    if not isinstance(_get(answer, "model"), str):  # a file, a page, an event: nothing that a model has made
+    if not isinstance(get(answer, "model"), str):  # a file, a page, an event: nothing that a model has made
         return
     for fact, name in _IDENTITY.items():
-        value = _get(answer, name)
+        value = get(answer, name)
         if isinstance(value, str):
             facts[fact] = value
 
 
 def _add_finish_reasons(facts: Facts, choices: Any) -> None:
     """Streams tell the end of each choice in a chunk of its own."""
-    reasons = [reason for reason in (_get(choice, "finish_reason") for choice in choices) if isinstance(reason, str)]
+    reasons = [reason for reason in (get(choice, "finish_reason") for choice in choices) if isinstance(reason, str)]
     if reasons:
         facts["finish_reasons"] = [*facts.get("finish_reasons", ()), *reasons]
 
 
 def _add_status(facts: Facts, answer: Any) -> None:
     """Responses and runs have a status, and say why they are incomplete; one that is under way has not finished."""
-    status = _get(answer, "status")
+    status = get(answer, "status")
     if isinstance(status, str) and status not in ("in_progress", "queued"):
-        reason = _get(_get(answer, "incomplete_details"), "reason")
+        reason = get(get(answer, "incomplete_details"), "reason")
         facts["finish_reasons"] = [reason if isinstance(reason, str) else status]
 
 
 def _add_usage(facts: Facts, usage: Any) -> None:
     for fact, *spellings in _USAGE:
         for name in spellings:
-            value = _get(usage, name)
+            value = get(usage, name)
             if isinstance(value, int):
                 facts[fact] = value
                 break
     for fact, name, details in _USAGE_DETAILS:
         for part in details:
-            detail = _get(usage, part)
-            value = None if detail is None else _get(detail, name)
+            detail = get(usage, part)
+            value = None if detail is None else get(detail, name)
             if isinstance(value, int) and value:
                 facts[fact] = value

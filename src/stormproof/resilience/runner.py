@@ -39,7 +39,12 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Runner:
-    """Runs calls against their targets. Safe for concurrent use by threads and tasks."""
+    """Runs calls against their targets. Safe for concurrent use by threads and tasks.
+
+    ``keeps_content``: a listener wants to know what is said; clients look here once, when they are spliced into.
+    """
+
+    keeps_content = False
 
     def __init__(self, targets: Targets, listeners: Fanout, clock: Clock) -> None:
         self.targets = targets

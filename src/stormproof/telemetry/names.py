@@ -67,6 +67,15 @@ FACTS: Mapping[str, str] = {
     "batch_size": "db.operation.batch.size",
 }
 
+#: Facts that are there only where ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` asks for what is said; on no
+#: other span than the operation's, and no other log record than ``INFERENCE_DETAILS``.
+CONTENT: Mapping[str, str] = {
+    "instructions": "gen_ai.system_instructions",
+    "messages": "gen_ai.input.messages",
+    "answers": "gen_ai.output.messages",
+    "tools": "gen_ai.tool.definitions",
+}
+
 #: The official well-known value of each system that is a database; the others are GenAI providers.
 DATABASES: Mapping[str, str] = {"qdrant": "qdrant"}
 
@@ -133,6 +142,7 @@ ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 # -- log events ----------------------------------------------------------------------------------------------------
 RETRY_SCHEDULED = "resilience.retry.scheduled"
+INFERENCE_DETAILS = "gen_ai.client.inference.operation.details"
 GEN_AI_EXCEPTION = "gen_ai.client.operation.exception"
 DB_EXCEPTION = "db.client.operation.exception"
 OPERATION_EXCEPTION = "resilience.operation.exception"  # of functions of the user's own

@@ -32,6 +32,7 @@ class Owner:
         measures_failures: whether it records them for a call that fails.
         hidden_in: functions of the module that is called like its scope: they keep the span in the variable ``span``
             while they call the client, and do not make it current.
+        tells_details: whether it emits the official event of what is said, by the variable that ours is emitted by.
     """
 
     system: str
@@ -40,6 +41,7 @@ class Owner:
     unmeasured: frozenset[str] = frozenset()
     measures_failures: bool = True
     hidden_in: frozenset[str] = frozenset()
+    tells_details: bool = False
 
 
 _DURATION_AND_TOKENS = frozenset((names.GEN_AI_DURATION, names.GEN_AI_TOKENS))
@@ -48,7 +50,9 @@ _DURATION_AND_TOKENS = frozenset((names.GEN_AI_DURATION, names.GEN_AI_TOKENS))
 OWNERS: Mapping[str, Owner] = {
     "openinference.instrumentation.openai": Owner("openai"),
     "opentelemetry.instrumentation.genai.openai": Owner(
-        "openai", metrics=_DURATION_AND_TOKENS | {names.GEN_AI_FIRST_CHUNK, names.GEN_AI_PER_CHUNK}
+        "openai",
+        metrics=_DURATION_AND_TOKENS | {names.GEN_AI_FIRST_CHUNK, names.GEN_AI_PER_CHUNK},
+        tells_details=True,
     ),
     # Its predecessor, which cannot be loaded beside it: tried by itself, 2.4b0 with opentelemetry-util-genai 0.4b0.
     "opentelemetry.instrumentation.openai_v2": Owner("openai", metrics=_DURATION_AND_TOKENS),
