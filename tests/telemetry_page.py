@@ -73,7 +73,7 @@ def _when(said: Mapping[str, Any]) -> str:
     level = said.get("requirement_level", "if known")
     if isinstance(level, dict):
         return f"if {level['conditionally_required']}"
-    return {"required": "always", "opt_in": "if [asked for](#content)"}.get(level, level)
+    return str({"required": "always", "opt_in": "if [asked for](#content)"}.get(level, level))
 
 
 def _meaning(group: Group, name: str, said: Mapping[str, Any]) -> str:
