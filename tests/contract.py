@@ -125,7 +125,8 @@ class Emitted:
 
 def emitted(signals: Signals) -> list[Emitted]:
     """Everything of ours that these providers got."""
-    return [*_spans(signals.ended), *_metrics(signals), *map(_log, signals.logs)]
+    logs = [_log(record) for scope, record in signals.scoped_logs() if _is_ours(scope)]
+    return [*_spans(signals.ended), *_metrics(signals), *logs]
 
 
 def violations(signals: Signals) -> list[str]:

@@ -135,3 +135,29 @@ def test_the_collectors_key_is_not_shown_where_something_is_wrong(world: World, 
 def test_the_first_line_says_that_content_is_off(world: World) -> None:
     assert world.ollama.url
     assert world.run(CHAT).said[0].endswith("content off")
+
+
+def test_content_is_sent_where_it_is_asked_for_and_no_key_or_payload_is(world: World) -> None:
+    assert world.ollama.url
+    assert world.openai.url
+    assert world.qdrant.url
+    sink = world.sink
+    variables = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_AND_EVENT", "PYTHONWARNINGS": "ignore"}
+    result = world.run(_SAY_SECRETS, **variables)
+    assert (result.code, result.stdout) == (0, "Zebra\n"), result.stderr
+    assert result.said[0].endswith("content in spans and in events")
+    saying = {span.name for span in sink.spans if "Okapi" in str(span)}
+    assert saying == {"chat m", "chat c"}
+    events = [log for log in sink.logs if "Okapi" in str(log)]
+    assert len(events) == 4
+    assert "Zebra" not in str(sink.metrics)
+    assert "sk-secret-0815" not in json.dumps([str(sink.spans), str(sink.metrics), str(sink.logs), result.stderr])
+
+
+def test_without_the_variable_nothing_that_reads_content_is_even_loaded(world: World) -> None:
+    assert world.openai.url
+    loaded = "import sys\nprint([name for name in sys.modules if 'stormproof' in name and 'content' in name])"
+    chat = (
+        "import openai\nopenai.OpenAI().chat.completions.create(model='c', messages=[{'role': 'user', 'content': 'x'}])"
+    )
+    assert world.run(chat, loaded).stdout == "[]\n"

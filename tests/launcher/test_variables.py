@@ -181,3 +181,11 @@ def test_the_sdk_switched_off_shows_nothing_to_people_either(world: World) -> No
     assert world.ollama.url
     result = world.run(CHAT, OTEL_SDK_DISABLED="true", STORMPROOF_CONSOLE="text")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_a_place_for_content_that_does_not_exist(world: World, way: str) -> None:
+    name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+    result = _run(world, way=way, **{name: "yes"})
+    _assert_one_line(result, f"{name}='yes'", "NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT", "default is used")
+    assert "socket" not in str(world.sink.spans)

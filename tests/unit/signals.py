@@ -111,7 +111,11 @@ class Signals:
 
     @property
     def logs(self) -> list[Any]:
-        return [data.log_record for data in self._logs.get_finished_logs()]
+        return [log for _, log in self.scoped_logs()]
+
+    def scoped_logs(self) -> list[tuple[str, Any]]:
+        """Every log record, and its scope."""
+        return [(data.instrumentation_scope.name, data.log_record) for data in self._logs.get_finished_logs()]
 
 
 class Ledger(SpanProcessor):

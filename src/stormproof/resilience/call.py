@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from stormproof.resilience.targets import Target
 
 #: What is known of a call, in this project's own plain words (``model``, ``input_tokens`` …).
-#: ``telemetry/names.py`` translates them into the official attribute names.
+#: ``telemetry/names.py`` translates them into the official attribute names. What is said (``messages``,
+#: ``instructions``, ``tools``, and ``answers``, a function that reads them) is there only where it is asked for.
 Facts = dict[str, Any]
 
 
