@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from stormproof import notice
 
-if settings.default.deadline is not None:  # a slow machine breaks nothing; mutation tests choose more themselves
+if settings().deadline is not None:  # a slow machine breaks nothing; mutation tests choose more themselves
     settings.register_profile("stormproof", deadline=None)
     settings.load_profile("stormproof")
 

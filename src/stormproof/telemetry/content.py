@@ -16,7 +16,7 @@ from opentelemetry._logs import Logger, LoggerProvider, LogRecord, SeverityNumbe
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
 from stormproof.telemetry import names, owners
-from stormproof.telemetry.spans import identity
+from stormproof.telemetry.attributes import identity
 
 
 class Content(Listener):
