@@ -6,6 +6,7 @@ PYTEST_ARGS ?= -n 2
 BIN := $(VENV)/bin
 # What the others bring stays out of the ordinary packages: the suite is to hold without them, too.
 BESIDE := $(VENV)-beside
+BENCH := $(VENV)-bench
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
@@ -40,12 +41,14 @@ test-beside:  ## beside other instrumentations and below frameworks; then all te
 stack: $(VENV)/bin/python collector  ## collector, Jaeger and Prometheus on their usual ports, until Ctrl-C
 	$(BIN)/python collector/stack.py
 
-bench: $(VENV)/.installed-bench  ## what a protected call costs, beside a bare one and beside other libraries
-	$(BIN)/python -m benchmarks.core
-	$(BIN)/python benchmarks/call_cost.py
+bench:  ## what a protected call costs, beside a bare one and beside other libraries (40 minutes); writes README's table
+	@$(MAKE) --no-print-directory $(BENCH)/.installed-bench VENV=$(BENCH)
+	$(BENCH)/bin/python -m benchmarks.core
+	$(BENCH)/bin/python -m benchmarks.overhead --readme
 
-storm: $(VENV)/.installed-bench  ## what retry policies do under overload, by simulation (6 minutes)
-	$(BIN)/python -m benchmarks.storm
+storm:  ## what retry policies do under overload, by simulation (6 minutes)
+	@$(MAKE) --no-print-directory $(BENCH)/.installed-bench VENV=$(BENCH)
+	$(BENCH)/bin/python -m benchmarks.storm
 
 mutants: $(VENV)/.installed-mutation  ## mutation testing of resilience/ (an hour); ONLY="budget breaker" for some files, AGAIN=1 for survivors
 	$(BIN)/python tests/mutation/run.py $(if $(ONLY),--only $(ONLY)) $(if $(AGAIN),--again)
@@ -78,9 +81,10 @@ $(VENV)/.installed-demo: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[all]" --constraint constraints/latest.txt
 	@touch $@
 
-$(VENV)/.installed-bench: $(STAMP) constraints/bench.txt
-	@echo "adding what the benchmarks compare with"
-	$(BIN)/python -m pip install --quiet --group bench --constraint $(CONSTRAINTS) --constraint constraints/bench.txt
+$(VENV)/.installed-bench: $(VENV)/bin/python pyproject.toml constraints/latest.txt constraints/beside.txt constraints/bench.txt
+	@echo "setting up $(VENV) with what the benchmarks compare with"
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group bench \
+		--constraint constraints/latest.txt --constraint constraints/beside.txt --constraint constraints/bench.txt
 	@touch $@
 
 $(VENV)/.installed-beside: $(STAMP) constraints/beside.txt
