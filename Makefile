@@ -10,7 +10,7 @@ BENCH := $(VENV)-bench
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help demo test faults telemetry test-stack test-soak test-beside stack bench storm mutants hooks lint docs clean
+.PHONY: help demo test faults telemetry test-stack test-soak test-beside stack bench storm mutants hooks attributes lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +24,9 @@ test: $(STAMP)  ## unit, client and launcher tests, with real Ollama and Qdrant'
 faults: $(STAMP)  ## write docs/faults.md anew, from what the tests of the fault table see
 	$(BIN)/python -m pytest tests/clients/faults -k what_becomes --write-faults
 
-telemetry: $(STAMP)  ## write the tables of docs/telemetry.md anew, from telemetry/schema.yaml
+telemetry: $(STAMP)  ## write the tables of docs/telemetry.md anew, from telemetry/schema.yaml, and what is emitted where
 	$(BIN)/python -m tests.telemetry_page
+	$(BIN)/python -m pytest tests/clients/test_contract.py --write-emitted
 
 test-stack: $(STAMP) collector  ## the same RAG program seen by the real collector, Jaeger and Prometheus
 	$(BIN)/python -m pytest -m stack
@@ -55,6 +56,9 @@ mutants: $(VENV)/.installed-mutation  ## mutation testing of resilience/ (an hou
 
 hooks: $(STAMP)  ## leaves out each hook in turn, and expects tests to fail (20 minutes); ONLY=openai for some
 	$(BIN)/python -m tests.mutation.hooks $(if $(ONLY),--only $(ONLY))
+
+attributes: $(STAMP)  ## leaves out each attribute and signal in turn, and expects the conformance test to fail (20 minutes); ONLY=spans for some
+	$(BIN)/python -m tests.mutation.attributes $(if $(ONLY),--only $(ONLY))
 
 lint: $(STAMP)  ## ruff and strict types
 	$(BIN)/ruff check .

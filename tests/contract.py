@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanKind
 
 import stormproof
+from stormproof.telemetry import names
 from tests.unit.signals import Signals, attributes
 
 SCHEMA = Path(stormproof.__file__).parent / "telemetry" / "schema.yaml"
@@ -34,6 +35,8 @@ _POINTS: Mapping[str, type] = {
     "counter": export.Sum,
     "updowncounter": export.Sum,
 }
+#: Version and schema of every scope of ours.
+_SCOPE = (stormproof.__version__, names.SCHEMA_URL)
 #: The SDK's own way to say that there are too many series.
 _OVERFLOW = {"otel.metric.overflow": True}
 
@@ -131,13 +134,16 @@ def emitted(signals: Signals) -> list[Emitted]:
 
 def violations(signals: Signals) -> list[str]:
     """Everything that is not as the schema says."""
-    return sorted({violation for each in emitted(signals) for violation in each.violations()})
+    found = {violation for each in emitted(signals) for violation in each.violations()}
+    ours = {(scope.name, scope.version, scope.schema_url) for scope in signals.scopes() if is_ours(scope.name)}
+    found |= {f"scope {scope} has not our version and schema" for scope in ours if scope[1:] != _SCOPE}
+    return sorted(found)
 
 
 def _spans(spans: Iterable[ReadableSpan]) -> Iterator[Emitted]:
     for span in spans:
         scope = span.instrumentation_scope.name if span.instrumentation_scope is not None else ""
-        if not _is_ours(scope):
+        if not is_ours(scope):
             continue
         group = groups()[f"span.stormproof.{_kind_of(span, scope)}"]
         problem = "" if span.kind is _KINDS[group.said["span_kind"]] else f"is of kind {span.kind}"
@@ -146,7 +152,7 @@ def _spans(spans: Iterable[ReadableSpan]) -> Iterator[Emitted]:
             yield _event(event, group)
 
 
-def _is_ours(scope: str) -> bool:
+def is_ours(scope: str) -> bool:
     return scope.partition(".")[0] == "stormproof"
 
 
@@ -168,7 +174,7 @@ def _event(event: Event, span: Group) -> Emitted:
 
 def _metrics(signals: Signals) -> Iterator[Emitted]:
     for scope, metric in signals.metrics():
-        if not _is_ours(scope):
+        if not is_ours(scope):
             continue
         group = groups().get(f"metric.{metric.name}")
         problem = "" if group is None else _metric_problem(group.said, metric)
@@ -194,6 +200,11 @@ def _metric_problem(said: Mapping[str, Any], metric: Any) -> str:
 def _log(record: Any) -> Emitted:
     group = groups().get(f"event.{record.event_name}")
     problem = ""
-    if group is not None and record.severity_text not in group.said["annotations"]["severity"]:
-        problem = f"has the severity {record.severity_text}"
+    severity = record.severity_number.name if record.severity_number is not None else None
+    if group is not None and (
+        severity not in group.said["annotations"]["severity"] or severity != record.severity_text
+    ):
+        problem = f"has the severity {severity}, called {record.severity_text}"
+    elif not record.body or not record.timestamp:
+        problem = "says nothing, or not when"
     return Emitted(group, f"log event {record.event_name}", record.attributes or {}, problem)

@@ -21,6 +21,10 @@ from .drivers import COLLECTION, quiet_qdrant
 from .shield import Shield
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-emitted", action="store_true", help="write emitted.txt from what is seen")
+
+
 @pytest.fixture(scope="session")
 def wires() -> Iterator[Mapping[str, WireServer]]:
     """The three stand-ins."""

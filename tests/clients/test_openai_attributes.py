@@ -91,7 +91,7 @@ OF_RESPONSE = {
 INCOMPLETE = {**RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
 
 
-def _events(last: str, response: dict[str, Any]) -> list[dict[str, Any]]:
+def events(last: str, response: dict[str, Any]) -> list[dict[str, Any]]:
     begun = {**RESPONSE, "status": "in_progress", "usage": None}
     return [
         {"type": "response.created", "sequence_number": 0, "response": begun},
@@ -216,7 +216,7 @@ class TestResponses:
 
     @pytest.mark.parametrize("way", ["create", "stream"])
     def test_streamed(self, shield: Shield, client: Any, wire: TolerantWire, way: str) -> None:
-        wire.answer = _events("response.completed", RESPONSE)
+        wire.answer = events("response.completed", RESPONSE)
         if way == "create":
             assert len(list(client.responses.create(model=MODEL, input="hello", stream=True))) == 3
         else:
@@ -227,7 +227,7 @@ class TestResponses:
         assert attributes(shield.signals.operation())["gen_ai.response.time_to_first_chunk"] > 0
 
     def test_cut_short(self, shield: Shield, client: Any, wire: TolerantWire) -> None:
-        wire.answer = _events("response.incomplete", INCOMPLETE)
+        wire.answer = events("response.incomplete", INCOMPLETE)
         list(client.responses.create(model=MODEL, input="hello", stream=True))
         wire.answer = INCOMPLETE
         client.responses.create(model=MODEL, input="hello")
@@ -236,7 +236,7 @@ class TestResponses:
             assert not failed(operation)
 
     def test_left_early_it_has_no_finish_reason(self, shield: Shield, client: Any, wire: TolerantWire) -> None:
-        wire.answer = _events("response.completed", RESPONSE)
+        wire.answer = events("response.completed", RESPONSE)
         with client.responses.create(model=MODEL, input="hello", stream=True) as stream:
             next(stream)
         assert has(shield.signals.operation(), gen_ai__response__id="resp-1", gen_ai__response__finish_reasons=None)

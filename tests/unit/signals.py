@@ -117,6 +117,15 @@ class Signals:
         """Every log record, and its scope."""
         return [(data.instrumentation_scope.name, data.log_record) for data in self._logs.get_finished_logs()]
 
+    def scopes(self) -> list[Any]:
+        """The instrumentation scopes of everything so far."""
+        data = self._reader.get_metrics_data()
+        metrics = [
+            scope.scope for resource in (data.resource_metrics if data else ()) for scope in resource.scope_metrics
+        ]
+        logs = [data.instrumentation_scope for data in self._logs.get_finished_logs()]
+        return [*(span.instrumentation_scope for span in self.ended), *metrics, *logs]
+
 
 class Ledger(SpanProcessor):
     """Whether each span that began has ended, and only once."""
