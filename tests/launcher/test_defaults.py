@@ -8,6 +8,7 @@ import pytest
 
 from stormproof.demo.proxy import FaultProxy, status
 from stormproof.demo.sink import OtlpSink
+from stormproof.telemetry import names
 from stormproof.version import __version__
 
 from .world import ASK, CHAT, WAYS_IN, World
@@ -35,12 +36,45 @@ def test_all_three_signals_are_sent_by_http_to_the_local_collector(world: World,
     world.ollama.plan("POST", ".", [status(503)])
     result = world.run(CHAT, way=way)
     assert result.notices == []
-    names = [span.name for span in sink.spans]
-    assert sorted(names) == ["POST", "POST", "attempt chat", "attempt chat", "chat m"]
+    assert sorted(span.name for span in sink.spans) == ["POST", "POST", "attempt chat", "attempt chat", "chat m"]
     assert "resilience.attempt.duration" in sink.metrics
     assert "gen_ai.client.operation.duration" in sink.metrics
     (retry,) = [log for log in sink.logs if log.event_name == "resilience.retry.scheduled"]
     assert retry.trace_id in {span.trace_id for span in sink.spans}
+
+
+def test_the_buckets_and_examples_at_the_far_end(world: World) -> None:
+    """An example of an attempt leads to the attempt, one of an operation to the operation."""
+    sink = _run(world)
+    (operation,) = [span for span in sink.spans if span.name == "chat m"]
+    attempts = {span.span_id for span in sink.spans if span.name == "attempt chat"}
+    for name, buckets, expected in (
+        ("resilience.attempt.duration", names.ATTEMPT_BUCKETS, attempts),
+        ("resilience.retry.delay", names.ATTEMPT_BUCKETS, {operation.span_id}),
+        ("gen_ai.client.operation.duration", names.GEN_AI_DURATION_BUCKETS, {operation.span_id}),
+        ("gen_ai.client.token.usage", names.GEN_AI_TOKEN_BUCKETS, {operation.span_id}),
+    ):
+        points = sink.metrics[name]
+        examples = [example for point in points for example in point.exemplars]
+        assert {point.bounds for point in points} == {buckets}
+        assert {example.span_id for example in examples} == expected
+        assert {example.trace_id for example in examples} == {operation.trace_id}
+
+
+def test_our_log_records_at_the_far_end_lead_to_their_spans(world: World) -> None:
+    world.ollama.plan("POST", ".", [status(503)] * 2)
+    sink = world.sink
+    world.run(CHAT, STORMPROOF__RETRY__ATTEMPTS="2", STORMPROOF__BREAKER__STRATEGY="window", **_TRIPPED_BY_TWO)
+    spans = {(span.trace_id, span.span_id): span.name for span in sink.spans}
+    ours = [log for log in sink.logs if log.scope == "stormproof"]
+    assert [(log.event_name, log.severity, spans[log.trace_id, log.span_id]) for log in ours] == [
+        ("resilience.retry.scheduled", "INFO", "attempt chat"),
+        ("resilience.circuit_breaker.state_changed", "ERROR", "attempt chat"),
+        ("gen_ai.client.operation.exception", "WARN", "chat m"),
+    ]
+
+
+_TRIPPED_BY_TWO = {"STORMPROOF__BREAKER__FAILURES": "2", "STORMPROOF__RETRY__BASE": "1ms"}
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
