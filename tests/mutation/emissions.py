@@ -159,7 +159,7 @@ class _Module(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> Any:
         """One whose result is used."""
         name = _name_of(node)
-        if name in self._emitters and name not in _EMITTING and self._is_left_out(node, node):
+        if self._is_emitter(node) and self._is_left_out(node, node):
             return ast.Dict([], [])
         if name not in ("start_span", "getattr", "get") and _names_something(node):
             if _is_name(node.args[-1]):  # an option of what is made
@@ -178,7 +178,7 @@ class _Module(ast.NodeTransformer):
             for each in node.keywords
             if not (
                 each.arg in told
-                and not isinstance(each.value, ast.Call)
+                and not self._is_emitter(each.value)  # which is left out itself
                 and self._is_left_out(each, f"{name}({each.arg}=…)")
             )
         ]
@@ -190,6 +190,10 @@ class _Module(ast.NodeTransformer):
         name = _name_of(call)
         is_about_facts = name == "update" and "facts" in ast.unparse(call.func)
         return name in _EMITTING or name in self._emitters or is_about_facts or _names_something(call)
+
+    def _is_emitter(self, node: ast.AST) -> bool:
+        """Whether it is a call that makes what is emitted."""
+        return isinstance(node, ast.Call) and _name_of(node) in self._emitters - _EMITTING
 
     def _is_fact(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Constant) and node.value in self._facts
