@@ -55,6 +55,10 @@ class Stage:
     def target(self) -> Target:
         return self._shield.target(self._system)
 
+    def tracer(self, scope: str) -> trace.Tracer:
+        """Of the app's own, or of another instrumentation."""
+        return self.signals.tracer_provider.get_tracer(scope)
+
     def choose(self, **policy: Any) -> None:
         """From now on, on a target that has seen nothing."""
         chosen = Policy(**{"retry": RetryPolicy(base=0.001), **policy})
@@ -241,8 +245,18 @@ def _ollama(stage: Stage) -> None:
     stage.choose()
     stage.call()
     stage.call(drop(after_chunks=3))
+    _asked_for_and_read_later(stage)
     _with_ollama(stage, lambda client: client.chat("whole", MESSAGES, format="json", options=_OLLAMA_OPTIONS))
     stage.look()
+
+
+def _asked_for_and_read_later(stage: Stage) -> None:
+    """The call begins with the reading; its parent is who asked."""
+    client, tracer = _OLLAMA_STREAM.client(stage.proxy_of("ollama").url), stage.tracer("app")
+    with tracer.start_as_current_span("who asks"):
+        items = _OLLAMA_STREAM.start(client)
+    list(items)
+    _OLLAMA_STREAM.close(client)
 
 
 def _ollama_dimensions(stage: Stage) -> None:
@@ -299,7 +313,7 @@ def _a_resend(stage: Stage) -> None:
 def _owned(stage: Stage) -> None:
     """Below the spans of another instrumentation; the last has ended before the call has."""
     stage.choose()
-    tracer = trace.get_tracer("openinference.instrumentation.openai", tracer_provider=stage.signals.tracer_provider)
+    tracer = stage.tracer("openinference.instrumentation.openai")
     with tracer.start_as_current_span("theirs"):
         stage.call(status(503))
     stage.look()

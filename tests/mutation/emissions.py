@@ -124,14 +124,17 @@ class _Module(ast.NodeTransformer):
             node.elts = [
                 each for each in node.elts if not ((are_facts or self._is_pair(each)) and self._is_left_out(each, each))
             ]
-            for each in node.elts:
-                if self._is_pair(each):
-                    each.elts[1:] = [self.visit(part) for part in each.elts[1:]]
-                else:
-                    self.visit(each)
+            node.elts = [self._visit_pair(each) for each in node.elts]
         return node
 
     visit_List = visit_Tuple
+
+    def _visit_pair(self, node: Any) -> Any:
+        """Not as what it may look like itself: nothing but facts."""
+        if not self._is_pair(node):
+            return self.visit(node)
+        node.elts = [node.elts[0], *map(self.visit, node.elts[1:])]
+        return node
 
     def visit_Assign(self, node: ast.Assign) -> Any:
         (target,) = node.targets[:1]

@@ -23,6 +23,7 @@ FORMS = {
     "x = (*others, (names.A, 1))": ["x = (*others,)"],
     "x = identity(operation)": ["x = {}"],
     "x = {**identity(operation), names.A: 1}": ["x = {**identity(operation)}", "x = {**{}, names.A: 1}"],
+    "x, y = identity(operation), 1": ["x, y = ({}, 1)"],
     "x.update(identity(operation))": ["x.update({})"],
     "span.set_attribute(names.A, 1)": ["pass"],
     "span.set_attributes(cached)": ["pass"],

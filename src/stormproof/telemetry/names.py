@@ -34,7 +34,6 @@ DB_STATUS = "db.response.status_code"
 
 #: A client's facts (see ``stormproof.resilience.call.Facts``) → official attributes of the operation span.
 FACTS: Mapping[str, str] = {
-    "provider": GEN_AI_PROVIDER,
     "api_type": "openai.api.type",
     "agent_id": "gen_ai.agent.id",
     "agent_name": "gen_ai.agent.name",
