@@ -107,7 +107,7 @@ class _Module(ast.NodeTransformer):
         items = [
             (key, value)
             for key, value in zip(node.keys, node.values, strict=True)
-            if not (key is not None and self._is_told(key) and self._is_left_out(key, key))
+            if not (key is not None and self._is_told(key) and self._is_left_out(key, f"{ast.unparse(key)}: …"))
         ]
         node.keys, node.values = [key for key, _ in items], [value for _, value in items]
         return self.generic_visit(node)
