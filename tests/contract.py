@@ -128,7 +128,7 @@ class Emitted:
 
 def emitted(signals: Signals) -> list[Emitted]:
     """Everything of ours that these providers got."""
-    logs = [_log(record) for scope, record in signals.scoped_logs() if _is_ours(scope)]
+    logs = [_log(record) for scope, record in signals.scoped_logs() if is_ours(scope)]
     return [*_spans(signals.ended), *_metrics(signals), *logs]
 
 
@@ -205,6 +205,8 @@ def _log(record: Any) -> Emitted:
         severity not in group.said["annotations"]["severity"] or severity != record.severity_text
     ):
         problem = f"has the severity {severity}, called {record.severity_text}"
-    elif not record.body or not record.timestamp:
+    elif not record.timestamp or not (
+        record.body or record.event_name == names.INFERENCE_DETAILS
+    ):  # officially has none
         problem = "says nothing, or not when"
     return Emitted(group, f"log event {record.event_name}", record.attributes or {}, problem)

@@ -48,9 +48,8 @@ class Shapes:
                 found = _attributes(dict.fromkeys(point.attributes or {}))
                 if not hasattr(point, "exemplars"):
                     yield f"metric {metric.name}: {found}"
-                for exemplar in getattr(
-                    point, "exemplars", ()
-                ):  # without one, nothing was recorded since the last look
+                # Without one, nothing was recorded since the last look.
+                for exemplar in getattr(point, "exemplars", ()):
                     yield f"metric {metric.name} → {self._name(exemplar.span_id)}: {found}"
 
     def _of_logs(self) -> Iterator[str]:

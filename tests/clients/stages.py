@@ -68,6 +68,10 @@ class Stage:
         if self._driver is None:
             self._search = stormproof.protect("jira", policy=chosen)
 
+    def ask_for_content(self, where: str) -> None:
+        """From the next choice on."""
+        self._shield.set("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", where)
+
     def call(self, *faults: Any, **options: Any) -> None:
         """One call; its first attempts are answered like this."""
         with suppress(Exception):  # what the app gets is the matter of other tests
@@ -271,6 +275,18 @@ def _with_ollama(stage: Stage, work: Callable[[Any], Any]) -> None:
         _OLLAMA.use(wire.url, work)
 
 
+def _content(stage: Stage) -> None:
+    """What is said, as it is asked for: on the spans and in the event, beside all that both have anyway."""
+    stage.ask_for_content("SPAN_AND_EVENT")
+    _openai(stage)
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    _with_ollama(stage, lambda client: client.chat("chat", MESSAGES, tools=tools, options=_OLLAMA_OPTIONS))
+    _with_ollama(stage, lambda client: client.generate("generate", "two?", system="Be brief."))
+    stage.call(status(400))
+    stage.ask_for_content("NO_CONTENT")
+    stage.look()
+
+
 def _qdrant(stage: Stage) -> None:
     stage.choose()
     client = quiet_qdrant(stage.proxy_of("qdrant").url)
@@ -338,6 +354,7 @@ STAGES: Mapping[str, tuple[Driver | None, Callable[[Stage], None]]] = {
     "a function of one's own": (None, _policies),
     "openai, asynchronous": (_OPENAI_ASYNC_STREAM, _a_resend),
     "openai: requests and answers": (_OPENAI, _openai),
+    "openai and ollama: content": (_OPENAI, _content),
     "ollama: requests and answers": (_OLLAMA_STREAM, _ollama),
     "qdrant: requests": (_QDRANT, _qdrant),
     "qdrant over gRPC": (_QDRANT, _qdrant_grpc),

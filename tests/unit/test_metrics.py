@@ -132,6 +132,18 @@ def test_series_are_bounded(measured: World, signals: Signals, monkeypatch: pyte
     assert len(points) == 4
 
 
+def test_fallbacks_are_bounded_though_targets_come_and_go(
+    measured: World, signals: Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "_MOST_SERIES", 3)
+    measured.choose(fallback=Fallback(value="plan b"))
+    for number in range(10):
+        measured.run(measured.begin(host=f"host-{number}", attempts=1), Trouble())
+    points = signals.points("resilience.fallback.calls")
+    assert [point.value for point in points if "otel.metric.overflow" in point.attributes] == [7]
+    assert len(points) == 4
+
+
 def test_the_breaker_is_read_when_asked(measured: World, signals: Signals) -> None:
     measured.choose(retry={"attempts": 1}, breaker={"failures": 1, "open_for": 5})
     with pytest.raises(Trouble):

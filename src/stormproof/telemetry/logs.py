@@ -14,7 +14,7 @@ from stormproof.resilience.operation import Operation
 from stormproof.resilience.targets import OWN, Target
 from stormproof.telemetry import names
 from stormproof.telemetry.attributes import identity
-from stormproof.telemetry.spans import breaker_attributes, breaker_context, retry_attributes
+from stormproof.telemetry.spans import breaker_attributes, breaker_context, is_instrumentation_on, retry_attributes
 
 _SEVERITIES = {
     State.OPEN: SeverityNumber.ERROR,
@@ -57,6 +57,8 @@ class Logs(Listener):
         self._emit(names.BREAKER_CHANGED, severity, body, breaker_attributes(change), breaker_context(change))
 
     def _emit(self, event: str, severity: SeverityNumber, body: str, attributes: Any, context: Any) -> None:
+        if not is_instrumentation_on(context):
+            return
         self._logger.emit(
             LogRecord(
                 timestamp=time.time_ns(),

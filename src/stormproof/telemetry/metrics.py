@@ -18,9 +18,12 @@ from stormproof.telemetry import attributes, names
 from stormproof.telemetry.later import Later
 from stormproof.telemetry.owners import measured
 
-#: Series of ``resilience.operations`` beyond this many are counted under ``_OTHER``.
+_Series = tuple[tuple[str, AttributeValue], ...]
+_Counts = dict[_Series, int]
+
+#: Series that are counted here beyond this many are one, as the SDK has it.
 _MOST_SERIES = 2000
-_OVERFLOW = (("otel.metric.overflow", True),)
+_OVERFLOW: _Series = (("otel.metric.overflow", True),)
 _MOST_ATTEMPTS_NAMED = 8
 
 
@@ -32,8 +35,8 @@ class Metrics(Listener):
         self._targets: Iterable[Target] = targets
         self._lock = threading.Lock()
         self._later = Later()
-        self._operations: dict[tuple[tuple[str, AttributeValue], ...], int] = {}
-        self._fallbacks: dict[tuple[str, str, str], int] = {}  # by target, type and outcome
+        self._operations: _Counts = {}
+        self._fallbacks: _Counts = {}
         self._attempt_duration = _seconds(
             meter, names.ATTEMPT_DURATION, "Duration of one attempt.", names.ATTEMPT_BUCKETS
         )
@@ -87,12 +90,14 @@ class Metrics(Listener):
     # -- recorded as it happens --------------------------------------------------------------------------------------
 
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
-        if not operation.call.is_local:
+        if not operation.call.is_local and operation.span is not None:  # it is None where instrumentation is suppressed
             error_type = None if attempt.verdict is None else attempt.verdict.error_type
             described = attributes.of_attempt(operation, attempt.type, error_type)
             self._later.record(self._attempt_duration, attempt.ended - attempt.started, described, attempt.context)
 
     def retry_scheduled(self, operation: Operation, attempt: Attempt) -> None:
+        if operation.span is None:
+            return
         described = {
             **attributes.identity(operation),
             names.RETRY_DELAY_SOURCE: operation.wait_source or "backoff",
@@ -100,6 +105,8 @@ class Metrics(Listener):
         self._later.record(self._retry_delay, operation.wait or 0.0, described, operation.context)
 
     def operation_ended(self, operation: Operation) -> None:
+        if operation.span is None:
+            return
         if not operation.call.is_local:
             self._count(operation)
         if operation.fallback_type is not None:
@@ -133,31 +140,30 @@ class Metrics(Listener):
     def _count(self, operation: Operation) -> None:
         count = operation.attempts
         attempts = str(count) if count <= _MOST_ATTEMPTS_NAMED else f"{_MOST_ATTEMPTS_NAMED + 1}+"
-        key: tuple[tuple[str, AttributeValue], ...] = (
+        key: _Series = (
             *attributes.identity(operation).items(),
             (names.ATTEMPT_COUNT, attempts),
         )
         if operation.error_type is not None:
             key += ((names.ERROR_TYPE, operation.error_type),)
         with self._lock:
-            self._add(key)
-
-    def _add(self, key: tuple[tuple[str, AttributeValue], ...]) -> None:
-        if key not in self._operations and len(self._operations) >= _MOST_SERIES:
-            key = _OVERFLOW
-        self._operations[key] = self._operations.get(key, 0) + 1
+            _add(self._operations, key)
 
     def _count_fallback(self, operation: Operation, fallback_type: str) -> None:
         outcome = "success" if operation.error_type is None else "failure"
-        key = (operation.target.name, fallback_type, outcome)
+        key = (
+            (names.TARGET_NAME, operation.target.name),
+            (names.FALLBACK_TYPE, fallback_type),
+            (names.FALLBACK_OUTCOME, outcome),
+        )
         with self._lock:
-            self._fallbacks[key] = self._fallbacks.get(key, 0) + 1
+            _add(self._fallbacks, key)
 
     # -- read at collection time -------------------------------------------------------------------------------------
 
     def _observe_operations(self, _: CallbackOptions) -> Iterable[Observation]:
         self._later.drain()  # callbacks come first in a collection
-        return [Observation(count, dict(key)) for key, count in list(self._operations.items())]
+        return _observations(self._operations)
 
     def _observe_budgets(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(target.budget.share_left, {names.TARGET_NAME: target.name}) for target in self._targets]
@@ -224,10 +230,18 @@ class Metrics(Listener):
         ]
 
     def _observe_fallbacks(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(count, {names.TARGET_NAME: name, names.FALLBACK_TYPE: kind, names.FALLBACK_OUTCOME: outcome})
-            for (name, kind, outcome), count in list(self._fallbacks.items())
-        ]
+        return _observations(self._fallbacks)
+
+
+def _add(counts: _Counts, key: _Series) -> None:
+    """One more of it; of what is beyond the bound, one more of the rest."""
+    if key not in counts and len(counts) >= _MOST_SERIES:
+        key = _OVERFLOW
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _observations(counts: _Counts) -> list[Observation]:
+    return [Observation(count, dict(key)) for key, count in list(counts.items())]
 
 
 def _seconds(meter: Meter, name: str, description: str, buckets: tuple[float, ...]) -> Histogram:

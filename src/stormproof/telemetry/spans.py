@@ -41,13 +41,13 @@ class Spans(Listener):
         parent = call.parent
         if parent is None:
             parent = owners.with_hidden(otel_context.get_current(), system)
-        if not _is_instrumentation_on(parent):
+        if not is_instrumentation_on(parent):
             operation.context = parent
             return
         theirs = owners.take(parent, system)
         if theirs is not None:
             operation.span, operation.context = theirs, parent
-            owners.annotate(theirs, {**_request_attributes(operation), **_progress_attributes(operation)})
+            owners.annotate(theirs, _request_attributes(operation))
             return
         span = self._tracer(system).start_span(
             f"{call.operation} {call.subject}" if call.subject else call.operation,
@@ -136,7 +136,7 @@ class Spans(Listener):
         cause_context = cause.get_span_context() if cause is not None else None
         opening = cause_context
         parent = breaker_context(change)
-        if self._breaker_spans and _is_instrumentation_on(parent):
+        if self._breaker_spans and is_instrumentation_on(parent):
             span = self._tracer(target.system).start_span(
                 names.BREAKER_SPAN.format(state=change.state.value),
                 context=parent,
@@ -200,7 +200,8 @@ def _attach(attempt: Attempt) -> None:
     attempt.token = otel_context.attach(otel_context.set_value(ATTEMPT_KEY, attempt, attempt.context))
 
 
-def _is_instrumentation_on(context: Context) -> bool:
+def is_instrumentation_on(context: Context) -> bool:
+    """Whether the app wants to hear of what happens there (``suppress_instrumentation``)."""
     return not (context.get("suppress_instrumentation") or context.get(otel_context._SUPPRESS_INSTRUMENTATION_KEY))
 
 
