@@ -22,9 +22,9 @@ from typing import Any
 from benchmarks.calls import process, readme
 from benchmarks.calls.bars import bars
 from benchmarks.calls.subjects import ASSEMBLED, BARE, FLOOR, OURS, SUBJECTS, A, B
-from benchmarks.calls.turns import Key, Samples, measure, processes, throughputs
+from benchmarks.calls.turns import Key, Samples, Turns, processes
 
-ROUNDS, CALLS, LAUNCHES = 20, 20, 7
+BLOCKS, ROUNDS, CALLS, LAUNCHES = 5, 4, 20, 7
 _CROWDED = (BARE, FLOOR, OURS, ASSEMBLED, A, B)
 _PACKAGES = ("openai", "ollama", "qdrant-client", "opentelemetry-sdk", "opentelemetry-instrumentation-openai")
 
@@ -32,14 +32,19 @@ _PACKAGES = ("openai", "ollama", "qdrant-client", "opentelemetry-sdk", "opentele
 def run(rounds: int) -> dict[str, Any]:
     """Everything that is measured."""
     launch = process.launches(LAUNCHES)
-    with processes(SUBJECTS) as (workers, port):
-        memory = {name: workers[name].ask(do="memory") for name in (BARE, OURS)}
-        samples = measure(workers, SUBJECTS, port, rounds, CALLS)
-        crowds = throughputs({name: workers[name] for name in _CROWDED}, port, max(rounds // 4, 3), CALLS)
+    turns = Turns(CALLS)
+    memory: list[int] = []
+    for _ in range(BLOCKS):  # in new processes: each is faster or slower by how it happens to lie in memory
+        with processes(SUBJECTS) as (workers, port):
+            held = {name: workers[name].ask(do="memory") for name in (FLOOR, OURS)}  # both have the SDK at work
+            memory.append(held[OURS] - held[FLOOR])
+            turns.measure(workers, port, rounds)
+            turns.crowd({name: workers[name] for name in _CROWDED}, port, rounds)
+    samples, crowds = turns.samples, turns.crowds
     bare = statistics.median(crowds[BARE])
     others = {
         "launch_ms": launch,
-        "memory_mib": (memory[OURS] - memory[BARE]) / (1 << 20),
+        "memory_mib": statistics.median(memory) / (1 << 20),
         "throughput": {name: statistics.median(figures) / bare for name, figures in crowds.items()},
     }
     tables = table(samples, "cpu", on_loopback=False)
@@ -47,7 +52,7 @@ def run(rounds: int) -> dict[str, Any]:
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in _PACKAGES},
-        "rounds": rounds,
+        "rounds": rounds * BLOCKS,
         "calls_a_round": CALLS,
         "memory": summary(samples, on_loopback=False),
         "loopback": summary(samples, on_loopback=True),
@@ -89,7 +94,7 @@ def show(told: Mapping[str, Any]) -> None:
             bare = row[BARE]
             print(f"\n{name:<28}{bare['cpu_us']:>9.0f} ({bare['cpu_us_p25']:.0f})")
             for subject, figures in row.items():
-                if subject != BARE:
+                if subject != BARE and FLOOR in row:
                     added, p25 = (figures[what] - bare[what] for what in ("cpu_us", "cpu_us_p25"))
                     ratio = figures["cpu_us"] / row[FLOOR]["cpu_us"]
                     print(f"  {subject:<42}{added:>+8.0f} ({p25:+.0f}){ratio:>8.2f} of the floor's total")
@@ -102,7 +107,7 @@ def show(told: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="in each of five sets of processes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     options = parser.parse_args()

@@ -170,3 +170,6 @@ PATHS = {
         _Upsert(),
     ),
 }
+
+#: Only for what a chunk costs ours.
+LONG = frozenset(("openai long stream", "ollama long stream"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calls.paths import PATHS
+from benchmarks.calls.paths import LONG, PATHS
 from benchmarks.calls.subjects import BARE, FLOOR, OURS, OURS_HTTP, A, B
 
 _README = Path(__file__).parents[2] / "README.md"
@@ -33,7 +33,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
     yield f"| µs of CPU, sync / async | bare call | {' | '.join(f'+ {title}' for title in _COLUMNS.values())} |"
     yield f"|---|---|{'---|' * len(_COLUMNS)}"
     for path in PATHS:
-        if "long" in path:
+        if path in LONG:
             continue
         rows = [told["memory"][f"{path}, {mode}"] for mode in ("sync", "async")]
         bare = " / ".join(f"{row[BARE]['cpu_us']:,.0f}" for row in rows)

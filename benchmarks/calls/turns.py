@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from benchmarks.calls.paths import PATHS
-from benchmarks.calls.subjects import Subject
+from benchmarks.calls.paths import LONG, PATHS
+from benchmarks.calls.subjects import BARE, OURS, SUBJECTS
 
 #: (subject, path, async or not, on loopback or in memory).
 Key = tuple[str, str, bool, bool]
@@ -67,30 +67,41 @@ def processes(subjects: Iterable[str]) -> Iterator[tuple[dict[str, Process], int
         yield workers, server.read()
 
 
-def measure(
-    workers: Mapping[str, Process], subjects: Mapping[str, Subject], port: int, rounds: int, calls: int
-) -> dict[Key, Samples]:
-    """Every path of every subject that knows it: ``rounds`` times, ``calls`` calls each time."""
-    samples: dict[Key, Samples] = {}
-    ways = list(itertools.product(PATHS.items(), (False, True), (False, True)))
-    for _ in range(rounds):
-        for (path, described), is_async, on_loopback in ways:
-            there = port if on_loopback else None
+class Turns:
+    """All that was measured.
+
+    Attributes:
+        samples: by subject, path and way to call.
+        crowds: by subject, calls of openai's chat a second, by fifty tasks at once on loopback; one figure a round.
+    """
+
+    def __init__(self, calls: int) -> None:
+        self.samples: dict[Key, Samples] = {}
+        self.crowds: dict[str, list[float]] = {}
+        self._calls = calls
+
+    def measure(self, workers: Mapping[str, Process], port: int, rounds: int) -> None:
+        """Every path of every subject that knows it."""
+        ways = list(itertools.product(PATHS, (False, True), (False, True)))
+        for _ in range(rounds):
+            for path, is_async, on_loopback in ways:
+                there = port if on_loopback else None
+                for name, worker in workers.items():
+                    if _is_measured(name, path, on_loopback=on_loopback):
+                        times = worker.ask(do="measure", name=path, is_async=is_async, port=there, count=self._calls)
+                        sample = self.samples.setdefault((name, path, is_async, on_loopback), Samples())
+                        sample.cpu += times[0]
+                        sample.wall += times[1]
+
+    def crowd(self, workers: Mapping[str, Process], port: int, rounds: int) -> None:
+        """Fifty tasks at once."""
+        for _ in range(rounds):
             for name, worker in workers.items():
-                if described.system not in subjects[name].systems:
-                    continue
-                cpu, wall = worker.ask(do="measure", name=path, is_async=is_async, port=there, count=calls)
-                sample = samples.setdefault((name, path, is_async, on_loopback), Samples())
-                sample.cpu += cpu
-                sample.wall += wall
-    return samples
+                figure = worker.ask(do="throughput", name="openai chat", port=port, count=self._calls)
+                self.crowds.setdefault(name, []).append(figure)
 
 
-def throughputs(workers: Mapping[str, Process], port: int, rounds: int, calls: int) -> dict[str, list[float]]:
-    """Calls of openai's chat a second, by fifty tasks at once on loopback; one figure a round."""
-    figures: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            figure = worker.ask(do="throughput", name="openai chat", port=port, count=calls)
-            figures.setdefault(name, []).append(figure)
-    return figures
+def _is_measured(subject: str, path: str, *, on_loopback: bool) -> bool:
+    if path in LONG and (on_loopback or subject not in (BARE, OURS)):
+        return False
+    return PATHS[path].system in SUBJECTS[subject].systems

@@ -18,7 +18,7 @@ from stormproof.resilience.fallback import Fallback
 from stormproof.resilience.outcome import SUCCESS, GaveUp
 from stormproof.resilience.policy import Policy, RateLimitPolicy
 from stormproof.telemetry import names
-from stormproof.telemetry.http import mark_resend
+from stormproof.telemetry.http_hooks import mark_resend
 from stormproof.telemetry.spans import Spans
 
 from .helpers import (

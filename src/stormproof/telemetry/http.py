@@ -7,13 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import wrapt
-from opentelemetry import context as otel_context
-from opentelemetry.trace import Span
 
 from stormproof.notice import say_once
-from stormproof.resilience.attempt import Attempt
-from stormproof.telemetry import names
-from stormproof.telemetry.spans import ATTEMPT_KEY
 
 #: Module → its instrumentor in ``opentelemetry.instrumentation.httpx``, by the entry point's name.
 INSTRUMENTORS = {"httpx": "HTTPXClientInstrumentor", "httpx2": "HTTPX2ClientInstrumentor"}
@@ -35,10 +30,12 @@ def instrument_when_imported(modules: set[str], providers: Callable[[], dict[str
         # nothing. So all that are imported by now are looked at once it is complete.
         from opentelemetry.instrumentation import httpx as official
 
+        from stormproof.telemetry.http_hooks import HOOKS
+
         for module in modules & set(sys.modules):
             instrumentor = _instrumentor(official, module)
             if instrumentor is not None and not instrumentor.is_instrumented_by_opentelemetry:
-                instrumentor.instrument(**_HOOKS, skip_dep_check=True, **given)
+                instrumentor.instrument(**HOOKS, skip_dep_check=True, **given)
                 _ours.append(instrumentor)
 
     for module in modules:
@@ -59,39 +56,6 @@ def _harmless(hook: Callable[[Any], None]) -> Callable[[Any], None]:
             say_once("http", f"WARNING: no HTTP spans: {error}; pip install -U opentelemetry-instrumentation-httpx")
 
     return guarded
-
-
-def mark_resend(span: Span, _: Any) -> None:
-    """Request hook: how often this request was sent before."""
-    attempt = otel_context.get_value(ATTEMPT_KEY)
-    number = getattr(attempt, "number", 1)
-    if number > 1 and span.is_recording():
-        span.set_attribute(names.HTTP_RESEND_COUNT, number - 1)
-
-
-async def mark_resend_async(span: Span, request: Any) -> None:
-    """As :func:`mark_resend`."""
-    mark_resend(span, request)
-
-
-def note_status(_span: Span, _request: Any, response: Any) -> None:
-    """Response hook: the attempt's own span tells the status too."""
-    attempt = otel_context.get_value(ATTEMPT_KEY)
-    if isinstance(attempt, Attempt):
-        attempt.status = response.status_code
-
-
-async def note_status_async(span: Span, request: Any, response: Any) -> None:
-    """As :func:`note_status`."""
-    note_status(span, request, response)
-
-
-_HOOKS = {
-    "request_hook": mark_resend,
-    "response_hook": note_status,
-    "async_request_hook": mark_resend_async,
-    "async_response_hook": note_status_async,
-}
 
 
 def _instrumentor(official: Any, module: str) -> Any:
