@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 from opentelemetry._logs import NoOpLoggerProvider
@@ -14,6 +15,7 @@ from opentelemetry.trace import NoOpTracerProvider, TraceFlags
 import stormproof
 from stormproof import BreakerPolicy, Policy, RetryPolicy
 from stormproof.demo.proxy import FaultProxy, status
+from stormproof.telemetry import presence
 from tests.unit.signals import Signals, attributes, get
 
 from .drivers import Driver, every_way, one_of_each
@@ -51,6 +53,22 @@ def test_the_api_alone(shield: Shield, proxy_of: ProxyOf, driver: Driver) -> Non
     assert driver.call(proxy.url) == expected
     assert len(sent(proxy, driver)) == 1 + 2
     assert "traceparent" not in sent(proxy, driver)[-1].headers
+
+
+@every_way
+def test_an_sdk_that_comes_later(
+    shield: Shield, proxy_of: ProxyOf, monkeypatch: pytest.MonkeyPatch, driver: Driver
+) -> None:
+    """From the first call after it on, whichever client makes it."""
+    signals, proxy, sdk = Signals(), proxy_of(driver.system), Mock(return_value=False)
+    monkeypatch.setattr(presence, "is_there", sdk)
+    shield.off()
+    stormproof.instrument(**signals.providers)
+    expected = driver.call(proxy.url)
+    assert (signals.operations(), signals.logs, signals.points("resilience.operations")) == ([], [], [])
+    sdk.return_value = True
+    assert driver.call(proxy.url) == expected
+    assert [span.name.partition(" ")[0] for span in signals.operations()] == [driver.operation]
 
 
 @one_of_each

@@ -89,6 +89,32 @@ def test_who_comes_when_too_much_waits_records_himself(monkeypatch: pytest.Monke
     assert sorted(value for value, _, _ in histogram.records) == [1, 2, 3, 4]
 
 
+def test_one_that_cannot_be_made_keeps_no_other_from_being_made(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Recorder):
+        def record(self, value: float, attributes: Any, context: Any) -> None:
+            if value < 2:
+                raise ValueError(value)
+            super().record(value, attributes, context)
+
+    records, histogram = Later(), Broken()
+    put(records, histogram, 0, 1, 2)
+    assert histogram.complete.wait(LONG)
+    (complaint,) = caplog.records
+    assert complaint.name == "stormproof"
+
+
+def test_without_a_thread_they_wait_for_the_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    records, histogram = Later(), Recorder()
+    put(records, histogram, 1.0, 2.0)
+    assert histogram.records == []
+    records.drain()
+    assert len(histogram.records) == 2
+
+
 def test_a_thread_without_work_ends_and_another_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(later, "_IDLE", 0.001)
     records = Later()

@@ -144,6 +144,8 @@ def begin(runner: Runner, describe: Callable[..., Call], *args: Any) -> Operatio
 
     Then, and where the policy has been switched off meanwhile, the original is to be called as it is.
     """
+    if runner.listeners.late is not None:
+        runner.listeners.look()
     try:
         call = describe(*args)
         return runner.begin(call) if runner.is_enabled(call) else None

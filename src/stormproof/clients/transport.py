@@ -166,8 +166,9 @@ def address_of(base_url: Any) -> tuple[str, int]:
         return known[1]
     if len(_addresses) >= _MOST_ADDRESSES:  # an app that makes a client a call
         _addresses.clear()
-    _addresses[id(base_url)] = (base_url, address(base_url))
-    return _addresses[id(base_url)][1]
+    found = address(base_url)
+    _addresses[id(base_url)] = (base_url, found)
+    return found
 
 
 def clamped(timeout: Any, limit: float | None) -> Any:

@@ -54,10 +54,9 @@ class Runner:
     @property
     def is_told(self) -> bool:
         """Whether anyone wants to hear of calls; else what is only told need not be found out."""
-        listeners = self.listeners
-        if listeners.late is not None:
-            listeners.look()
-        return not listeners.is_idle
+        if self.listeners.late is not None:
+            self.listeners.look()
+        return not self.listeners.is_idle
 
     def is_enabled(self, call: Call) -> bool:
         """Whether its policy, or the block it is made in, wants this call to be protected at all."""

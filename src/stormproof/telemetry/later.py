@@ -8,6 +8,7 @@ too much waits the caller records it himself. In slices, so that whoever needs t
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
 
 from stormproof.telemetry.attributes import Attributes
+
+_log = logging.getLogger("stormproof")
 
 _MOST_WAITING = 2048
 _SLICE = 12
@@ -28,6 +31,7 @@ class Later:
     """Safe for concurrent use by threads and tasks."""
 
     def __init__(self) -> None:
+        self._has_failed = False
         self._waiting: deque[tuple[Histogram, float, Attributes, Context | None]] = deque()
         self.after_fork()
 
@@ -55,16 +59,27 @@ class Later:
         while self._waiting or self._drains.locked():
             with self._drains:
                 for _ in range(min(_SLICE, len(self._waiting))):
-                    histogram, value, attributes, context = self._waiting.popleft()
-                    histogram.record(value, attributes, context)
+                    self._record(*self._waiting.popleft())
             if self._waiting:
                 time.sleep(_PAUSE)
+
+    def _record(self, histogram: Histogram, value: float, attributes: Attributes, context: Context | None) -> None:
+        try:
+            histogram.record(value, attributes, context)
+        except Exception:  # those that come after it are to be recorded all the same
+            if not self._has_failed:
+                self._has_failed = True
+                _log.warning("a metric could not be recorded; further failures are not logged", exc_info=True)
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="stormproof-metrics", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="stormproof-metrics", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is ending: what waits is recorded with the last collection
+                    return
+                self._thread = thread
 
     def _run(self) -> None:
         while self._wake.wait(_IDLE):
