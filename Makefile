@@ -10,7 +10,7 @@ BENCH := $(VENV)-bench
 # One stamp for each set of packages: a change of what is wanted installs again, nothing else does.
 STAMP := $(VENV)/.installed-$(notdir $(CONSTRAINTS))
 
-.PHONY: help demo test faults telemetry test-stack test-soak test-beside stack bench storm mutants hooks attributes lint docs clean
+.PHONY: help demo test faults telemetry test-stack test-soak test-beside stack bench million storm mutants hooks attributes lint docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ bench:  ## what a protected call costs, beside a bare one and beside other libra
 	@$(MAKE) --no-print-directory $(BENCH)/.installed-bench VENV=$(BENCH)
 	$(BENCH)/bin/python -m benchmarks.core
 	$(BENCH)/bin/python -m benchmarks.overhead --readme
+
+million:  ## a million calls with everything on: memory, open and lost spans (20 minutes)
+	@$(MAKE) --no-print-directory $(BENCH)/.installed-bench VENV=$(BENCH)
+	$(BENCH)/bin/python -m benchmarks.million
 
 storm:  ## what retry policies do under overload, by simulation (6 minutes)
 	@$(MAKE) --no-print-directory $(BENCH)/.installed-bench VENV=$(BENCH)

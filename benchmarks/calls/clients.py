@@ -39,7 +39,7 @@ class _Answer:
         self.extensions = {"http_version": b"HTTP/1.1", "reason_phrase": b"OK"}
 
 
-class _Memory:
+class Memory:
     """Answers at once; takes the place of httpcore's pool of connections."""
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ def client(path: Path, url: str | None, *, is_async: bool) -> Any:
     """A client for this path, of the server at ``url``; None: of one in memory."""
     made = {"openai": _openai, "ollama": _ollama, "qdrant": _qdrant}[path.system](url or "http://localhost:1", is_async)
     if url is None:
-        _http_client(made)._transport._pool = _Memory(path)
+        http_client(made)._transport._pool = Memory(path)
     return made
 
 
@@ -94,7 +94,7 @@ def _qdrant(url: str, is_async: bool) -> Any:
     return make(url=url, check_compatibility=False)
 
 
-def _http_client(client: Any) -> Any:
+def http_client(client: Any) -> Any:
     """The httpx client that it stands on."""
     if hasattr(client, "query_points"):
         client = client._client.openapi_client.client
