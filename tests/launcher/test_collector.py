@@ -87,7 +87,7 @@ def test_something_at_the_default_endpoint_that_never_answers(world: World) -> N
 def test_a_collector_that_refuses_what_it_gets_is_one_line(world: World) -> None:
     assert world.ollama.url
     result = world.run(CHAT, OTEL_EXPORTER_OTLP_ENDPOINT=f"{world.ollama.url}/nowhere")
-    _assert_one_line(result, "404")
+    _assert_one_line(result, "nothing is taken at", "404", "is lost")
 
 
 def test_calls_do_not_wait_for_exports(world: World) -> None:

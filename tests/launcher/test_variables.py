@@ -103,13 +103,13 @@ def test_the_port_of_the_other_protocol(world: World, protocol: str, port: int, 
     if answers and world.network.is_own:
         world.silent_port(port)
     result = _run(world, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
-    _assert_one_line(result, f"nothing answers at http://127.0.0.1:{port}", cure)
+    _assert_one_line(result, f"http://127.0.0.1:{port}", cure)
 
 
 def test_a_collector_of_the_other_protocol(world: World) -> None:
     """gRPC is spoken to a server that speaks HTTP/1.1."""
     result = _run(world, OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_TIMEOUT="1")
-    _assert_one_line(result, f"nothing answers at {world.sink.url}", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    _assert_one_line(result, world.sink.url, "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 @pytest.mark.parametrize("way", WAYS_IN)

@@ -206,7 +206,9 @@ class TestBrokenExporters:
                 assert guard.export(spans("a")) is FAILURE
             guard.shutdown()
         (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"stormproof: nothing is taken at {url} (")
         assert "404" in line
+        assert "what is not taken is lost" in line
         assert caplog.records == []
 
 

@@ -227,7 +227,7 @@ class Courier:
         elif (problem := self._endpoint.problem()) is not None:
             self._miss(job, problem)
         else:
-            self._say(self._last_words.text or "it does not accept what is sent")
+            self._say(self._last_words.text or "it does not say why", is_there=True)
             self._show_instead(job)
         return result
 
@@ -246,18 +246,20 @@ class Courier:
         job.is_shown = True
         self._view.show(job.batch)
 
-    def _say(self, problem: str) -> None:
-        """The one message about the collector: where, why, and what to do."""
+    def _say(self, problem: str, *, is_there: bool = False) -> None:
+        """The one message about the collector: where, why, and what to do. ``is_there``: but takes nothing."""
         endpoint = self._endpoint
         cure = "set OTEL_EXPORTER_OTLP_ENDPOINT, or STORMPROOF_QUIET=1"
         if endpoint.named:
-            instead = "telemetry is kept for a while and sent once it answers"
+            kept = "telemetry is kept for a while and sent once it answers"
+            instead = "what is not taken is lost" if is_there else kept
             cure = endpoint.wrong_port() or "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL"
         elif self._delivery.view is not None:
             instead = "spans are shown here instead"
         else:
             instead = "nothing is sent"
-        say_once("collector", f"nothing answers at {endpoint} ({problem}); {instead} ({cure})")
+        what = "nothing is taken at" if is_there else "nothing answers at"
+        say_once("collector", f"{what} {endpoint} ({problem}); {instead} ({cure})")
 
 
 def _disconnect(exporter: Any) -> None:
