@@ -123,7 +123,7 @@ def test_operations_are_counted_by_outcome_and_attempts(measured: World, signals
 
 
 def test_series_are_bounded(measured: World, signals: Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "_MOST_SERIES", 3)
+    monkeypatch.setattr(metrics_module, "MOST_SERIES", 3)
     for number in range(10):
         measured.run(measured.begin(operation=f"operation {number}"), "fine")
     points = signals.points("resilience.operations")
@@ -135,7 +135,7 @@ def test_series_are_bounded(measured: World, signals: Signals, monkeypatch: pyte
 def test_fallbacks_are_bounded_though_targets_come_and_go(
     measured: World, signals: Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_module, "_MOST_SERIES", 3)
+    monkeypatch.setattr(metrics_module, "MOST_SERIES", 3)
     measured.choose(fallback=Fallback(value="plan b"))
     for number in range(10):
         measured.run(measured.begin(host=f"host-{number}", attempts=1), Trouble())

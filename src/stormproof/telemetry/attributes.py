@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from opentelemetry.util.types import AttributeValue
@@ -17,8 +18,11 @@ Attributes = dict[str, AttributeValue]
 #: (system or name, provider, operation, host and port where there is a server).
 _Key = tuple[str, str, str, tuple[str, int] | None]
 
-#: Sets that are kept; an app with more models, hosts or operations pays for making the others anew.
-_MOST = 2048
+#: Sets that are kept for spans; an app with more hosts or operations pays for making the others anew.
+_MOST_KEPT = 2048
+#: Series of a metric. All others are one, as the SDK has it from 1.45 on.
+MOST_SERIES = 2000
+OVERFLOW: Attributes = {"otel.metric.overflow": True}
 
 
 def identity(operation: Operation) -> Attributes:
@@ -34,20 +38,47 @@ def of_attempt_span(operation: Operation) -> Attributes:
     return _of_gen_ai_attempt(operation.target.name, key)
 
 
-def of_attempt(operation: Operation, kind: str, error_type: str | None) -> Attributes:
-    """Of an attempt's duration."""
-    return _of_attempt(_key(operation), kind, error_type)
+class Series:
+    """The sets of a meter's histograms: no more of any kind than series may be."""
+
+    def __init__(self) -> None:
+        self._attempts = _Bounded(_of_attempt)
+        self._retries = _Bounded(_of_retry)
+        self._gen_ai = _Bounded(_of_gen_ai)
+        self._databases = _Bounded(_of_database)
+
+    def attempt(self, operation: Operation, kind: str, error_type: str | None) -> Attributes:
+        """Of an attempt's duration."""
+        return self._attempts(_key(operation), kind, error_type)
+
+    def retry(self, operation: Operation, source: str) -> Attributes:
+        """Of the wait before a retry."""
+        return self._retries(_key(operation), source)
+
+    def gen_ai(self, operation: Operation, error_type: str | None = None, token_type: str | None = None) -> Attributes:
+        """Of the GenAI conventions' metrics."""
+        models = operation.call.facts.get("model"), operation.facts.get("response_model")
+        return self._gen_ai(_key(operation), models, error_type, token_type)
+
+    def database(self, operation: Operation, error_type: str | None) -> Attributes:
+        """Of the database conventions' duration."""
+        return self._databases(_key(operation), operation.call.facts.get("collection"), error_type)
 
 
-def of_gen_ai(operation: Operation, error_type: str | None = None, token_type: str | None = None) -> Attributes:
-    """Of the GenAI conventions' metrics."""
-    models = operation.call.facts.get("model"), operation.facts.get("response_model")
-    return _of_gen_ai(_key(operation), models, error_type, token_type)
+class _Bounded:
+    """Makes each set once; those beyond the bound are one."""
 
+    def __init__(self, make: Callable[..., Attributes]) -> None:
+        self._make = make
+        self._made: dict[tuple[object, ...], Attributes] = {}
 
-def of_database(operation: Operation, error_type: str | None) -> Attributes:
-    """Of the database conventions' duration."""
-    return _of_database(_key(operation), operation.call.facts.get("collection"), error_type)
+    def __call__(self, *key: object) -> Attributes:
+        attributes = self._made.get(key)
+        if attributes is None:
+            if len(self._made) >= MOST_SERIES:
+                return OVERFLOW
+            attributes = self._made[key] = self._make(*key)
+        return attributes
 
 
 def _key(operation: Operation) -> _Key:
@@ -59,7 +90,7 @@ def _key(operation: Operation) -> _Key:
     return system, call.facts.get("provider", system), call.operation, address
 
 
-@lru_cache(_MOST)
+@lru_cache(_MOST_KEPT)
 def _identity(system: str, provider: str, operation: str, address: tuple[str, int] | None) -> Attributes:
     if system == OWN:
         return {names.TARGET_NAME: provider, names.OPERATION_NAME: operation}
@@ -75,7 +106,7 @@ def _identity(system: str, provider: str, operation: str, address: tuple[str, in
     return attributes
 
 
-@lru_cache(_MOST)
+@lru_cache(_MOST_KEPT)
 def _of_gen_ai_attempt(target: str, key: _Key) -> Attributes:
     _, _, operation, address = key
     attributes: Attributes = {names.TARGET_NAME: target, names.OPERATION_NAME: operation}
@@ -84,12 +115,14 @@ def _of_gen_ai_attempt(target: str, key: _Key) -> Attributes:
     return attributes
 
 
-@lru_cache(_MOST)
 def _of_attempt(key: _Key, kind: str, error_type: str | None) -> Attributes:
     return _identity(*key) | _known({names.ATTEMPT_TYPE: kind, names.ERROR_TYPE: error_type})
 
 
-@lru_cache(_MOST)
+def _of_retry(key: _Key, source: str) -> Attributes:
+    return _identity(*key) | {names.RETRY_DELAY_SOURCE: source}
+
+
 def _of_gen_ai(
     key: _Key, models: tuple[str | None, str | None], error_type: str | None, token_type: str | None
 ) -> Attributes:
@@ -102,7 +135,6 @@ def _of_gen_ai(
     return _identity(*key) | _known(told)
 
 
-@lru_cache(_MOST)
 def _of_database(key: _Key, collection: str | None, error_type: str | None) -> Attributes:
     return _identity(*key) | _known({names.ERROR_TYPE: error_type, names.DB_COLLECTION: collection})
 

@@ -14,16 +14,15 @@ from stormproof.resilience.bulkhead import Bulkhead
 from stormproof.resilience.events import Listener
 from stormproof.resilience.operation import Operation
 from stormproof.resilience.targets import OWN, Target
-from stormproof.telemetry import attributes, names
+from stormproof.telemetry import names
+from stormproof.telemetry.attributes import MOST_SERIES, OVERFLOW, Series, identity
 from stormproof.telemetry.later import Later
 from stormproof.telemetry.owners import measured
 
-_Series = tuple[tuple[str, AttributeValue], ...]
-_Counts = dict[_Series, int]
+_Counted = tuple[tuple[str, AttributeValue], ...]
+_Counts = dict[_Counted, int]
 
-#: Series that are counted here beyond this many are one, as the SDK has it.
-_MOST_SERIES = 2000
-_OVERFLOW: _Series = (("otel.metric.overflow", True),)
+_OVERFLOW: _Counted = tuple(OVERFLOW.items())
 _MOST_ATTEMPTS_NAMED = 8
 
 
@@ -35,6 +34,7 @@ class Metrics(Listener):
         self._targets: Iterable[Target] = targets
         self._lock = threading.Lock()
         self._later = Later()
+        self._series = Series()
         self._operations: _Counts = {}
         self._fallbacks: _Counts = {}
         self._attempt_duration = _seconds(
@@ -92,16 +92,13 @@ class Metrics(Listener):
     def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
         if not operation.call.is_local and operation.span is not None:  # it is None where instrumentation is suppressed
             error_type = None if attempt.verdict is None else attempt.verdict.error_type
-            described = attributes.of_attempt(operation, attempt.type, error_type)
+            described = self._series.attempt(operation, attempt.type, error_type)
             self._later.record(self._attempt_duration, attempt.ended - attempt.started, described, attempt.context)
 
     def retry_scheduled(self, operation: Operation, attempt: Attempt) -> None:
         if operation.span is None:
             return
-        described = {
-            **attributes.identity(operation),
-            names.RETRY_DELAY_SOURCE: operation.wait_source or "backoff",
-        }
+        described = self._series.retry(operation, operation.wait_source or "backoff")
         self._later.record(self._retry_delay, operation.wait or 0.0, described, operation.context)
 
     def operation_ended(self, operation: Operation) -> None:
@@ -112,7 +109,7 @@ class Metrics(Listener):
         if operation.fallback_type is not None:
             self._count_fallback(operation, operation.fallback_type)
         if operation.call.client.system in names.DATABASES:
-            described = attributes.of_database(operation, operation.error_type)
+            described = self._series.database(operation, operation.error_type)
             self._later.record(self._db_duration, operation.ended - operation.started, described, operation.context)
         elif operation.call.client.system != OWN:  # for which there is no official metric
             self._record_gen_ai(operation)
@@ -120,28 +117,28 @@ class Metrics(Listener):
     def _record_gen_ai(self, operation: Operation) -> None:
         context, left_out = operation.context, measured(operation)  # each is recorded once a call
         if names.GEN_AI_DURATION not in left_out:
-            described = attributes.of_gen_ai(operation, operation.error_type)  # it alone has the error
+            described = self._series.gen_ai(operation, operation.error_type)  # it alone has the error
             self._later.record(self._gen_ai_duration, operation.ended - operation.started, described, context)
         if operation.items and names.GEN_AI_FIRST_CHUNK not in left_out:
             wait = operation.first_item_at - operation.started
-            self._later.record(self._first_chunk, wait, attributes.of_gen_ai(operation), context)
+            self._later.record(self._first_chunk, wait, self._series.gen_ai(operation), context)
         if operation.items > 1 and names.GEN_AI_PER_CHUNK not in left_out:
             # The conventions want one for each chunk, which would cost more than all the rest of a stream: its mean.
             each = (operation.last_item_at - operation.first_item_at) / (operation.items - 1)
-            self._later.record(self._per_chunk, each, attributes.of_gen_ai(operation), context)
+            self._later.record(self._per_chunk, each, self._series.gen_ai(operation), context)
         if names.GEN_AI_TOKENS not in left_out:
             for token_type in ("input", "output"):
                 tokens = operation.facts.get(f"{token_type}_tokens")
                 if tokens is not None:
                     self._later.record(
-                        self._tokens, tokens, attributes.of_gen_ai(operation, token_type=token_type), context
+                        self._tokens, tokens, self._series.gen_ai(operation, token_type=token_type), context
                     )
 
     def _count(self, operation: Operation) -> None:
         count = operation.attempts
         attempts = str(count) if count <= _MOST_ATTEMPTS_NAMED else f"{_MOST_ATTEMPTS_NAMED + 1}+"
-        key: _Series = (
-            *attributes.identity(operation).items(),
+        key: _Counted = (
+            *identity(operation).items(),
             (names.ATTEMPT_COUNT, attempts),
         )
         if operation.error_type is not None:
@@ -233,9 +230,9 @@ class Metrics(Listener):
         return _observations(self._fallbacks)
 
 
-def _add(counts: _Counts, key: _Series) -> None:
+def _add(counts: _Counts, key: _Counted) -> None:
     """One more of it; of what is beyond the bound, one more of the rest."""
-    if key not in counts and len(counts) >= _MOST_SERIES:
+    if key not in counts and len(counts) >= MOST_SERIES:
         key = _OVERFLOW
     counts[key] = counts.get(key, 0) + 1
 
