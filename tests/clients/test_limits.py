@@ -49,7 +49,7 @@ class Watching(Listener):
             self.running += 1
             self.most = max(self.most, self.running)
 
-    def attempt_ended(self, operation: Operation, attempt: Attempt) -> None:
+    def attempt_returned(self, operation: Operation, attempt: Attempt) -> None:  # before the next one is let in
         with self._lock:
             self.running -= 1
 
