@@ -35,7 +35,12 @@ _DISTURBED: Mapping[Sequence[str], Sequence[Other]] = {
         "test_openai_attributes.py::TestChat::test_stream",
         "test_openai_attributes.py::test_a_raw_answer_that_is_not_json",
         "test_openai_operations.py::test_each_request_is_one_operation",
+        "test_contract.py::test_everything_in_the_schema_is_emitted",
     ): (OPENINFERENCE, OFFICIAL, TRACELOOP),
+    # It fails where a stream's choices do not begin with the first.
+    ("test_content_forms.py::TestChat::test_a_stream_of_several_choices",): (TRACELOOP,),
+    # They read the app's iterator of messages to its end: none are left to send.
+    ("test_content_forms.py::TestChat::test_an_iterator_is_left",): (OPENINFERENCE, OFFICIAL, TRACELOOP),
     # It does not close the asynchronous stream that it reads from: one that is left early ends once it is collected.
     ("test_streams.py::TestAsync",): (TRACELOOP_OLLAMA,),
     # Its readers hold the item that they handed on last.
