@@ -37,10 +37,11 @@ _DISTURBED: Mapping[Sequence[str], Sequence[Other]] = {
         "test_openai_operations.py::test_each_request_is_one_operation",
         "test_contract.py::test_everything_in_the_schema_is_emitted",
     ): (OPENINFERENCE, OFFICIAL, TRACELOOP),
-    # It fails where a stream's choices do not begin with the first.
-    ("test_content_forms.py::TestChat::test_a_stream_of_several_choices",): (TRACELOOP,),
-    # They read the app's iterator of messages to its end: none are left to send.
-    ("test_content_forms.py::TestChat::test_an_iterator_is_left",): (OPENINFERENCE, OFFICIAL, TRACELOOP),
+    # It fails where a stream's choices do not begin with the first, and reads the app's iterator of messages to its end.
+    (
+        "test_content_forms.py::TestChat::test_a_stream_of_several_choices",
+        "test_content_forms.py::TestChat::test_an_iterator_is_left",
+    ): (TRACELOOP,),
     # It does not close the asynchronous stream that it reads from: one that is left early ends once it is collected.
     ("test_streams.py::TestAsync",): (TRACELOOP_OLLAMA,),
     # Its readers hold the item that they handed on last.
