@@ -37,7 +37,7 @@ _DISTURBED: Mapping[Sequence[str], Sequence[Other]] = {
         "test_openai_operations.py::test_each_request_is_one_operation",
         "test_contract.py::test_everything_in_the_schema_is_emitted",
     ): (OPENINFERENCE, OFFICIAL, TRACELOOP),
-    # It fails where a stream's choices do not begin with the first, and reads the app's iterator of messages to its end.
+    # It fails where a stream's choices do not begin with the first, and reads the app's messages to their end.
     (
         "test_content_forms.py::TestChat::test_a_stream_of_several_choices",
         "test_content_forms.py::TestChat::test_an_iterator_is_left",
