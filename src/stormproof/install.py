@@ -103,6 +103,8 @@ _state = _Installation()
 def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
+    for metrics in _state.metrics.values():  # those that are told no longer are still asked
+        metrics.after_fork()
     if _state.runner is not None:
         _state.runner.after_fork()
 

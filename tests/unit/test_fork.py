@@ -128,8 +128,16 @@ from time import monotonic
 from stormproof import install
 from stormproof.resilience.breaker import Permit, State
 from tests.unit.breakers import FAILURE
+from tests.unit.signals import Signals
 
+signals = Signals()
+install._state.providers = signals.providers
 runner = install._runner()
+(metrics,) = install._state.metrics.values()
+for listener in runner.listeners._listeners:  # as after uninstrument(): its provider asks it all the same
+    runner.listeners.discard(listener)
+metrics._later._waiting.append(None)
+metrics._later._drains.acquire()
 breaker = runner.targets.get("openai", "localhost", 80).breaker
 while breaker.state is State.CLOSED:
     permit = Permit()
@@ -148,6 +156,7 @@ for _ in range(2):
         permit = Permit()
         fine = new.breaker.state is State.CLOSED and new.breaker.admit(permit, monotonic()) == 0.0
         install.current_settings()
+        signals.collect()
         os.write(write, json.dumps([fine, new.rng.random()]).encode())
         os._exit(0)
     children.append(json.loads(os.read(read, 100)))
