@@ -18,6 +18,8 @@ _COLUMNS = {OURS: "stormproof", FLOOR: "by hand", A: "A", B: "B", OURS_HTTP: "st
 def write(told: Mapping[str, Any]) -> None:
     """Put the table of a run in place of the one that is there."""
     text = _README.read_text()
+    if not _BETWEEN.search(text):
+        raise ValueError(f"{_README} has no place for the table: <!-- overhead --> … <!-- /overhead -->")
     _README.write_text(_BETWEEN.sub(lambda match: f"{match[1]}{table(told)}{match[2]}", text))
 
 
