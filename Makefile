@@ -37,7 +37,7 @@ test-soak: $(STAMP)  ## ten thousand operations of each client through faults: c
 test-beside:  ## beside other instrumentations and below frameworks; then all tests that call a client, with the others on
 	@$(MAKE) --no-print-directory $(BESIDE)/.installed-beside VENV=$(BESIDE)
 	$(BESIDE)/bin/python -m pytest tests/beside $(PYTEST_ARGS)
-	$(BESIDE)/bin/python -m pytest -p tests.beside.plugin -m "not stack and not soak" $(PYTEST_ARGS)
+	$(BESIDE)/bin/python -m pytest -p tests.beside.plugin tests/clients tests/demo $(PYTEST_ARGS)
 
 stack: $(VENV)/bin/python collector  ## collector, Jaeger and Prometheus on their usual ports, until Ctrl-C
 	$(BIN)/python collector/stack.py
