@@ -177,7 +177,7 @@ class _Requests:
         options = _options(args, kwargs)
         host, port = address(options.url) if "://" in options.url else address_of(api.base_url)
         request, body = request_of(options.method, options.url), body_of(options)
-        facts = self._client.request_facts(api, request, options.url, body) if self._runner.is_told else {}
+        facts = {} if self._runner.listeners.is_idle else self._client.request_facts(api, request, options.url, body)
         per_request, per_client = _explicit_attempts(options.max_retries), _attempts_of_client(api)
         rewind_to = _rewind_points(options)
         return Call(
