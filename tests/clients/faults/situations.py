@@ -20,6 +20,8 @@ from .ways import Way
 #: Seconds a client waits for what does not come; and for what comes at once, to be left waiting afterwards.
 IMPATIENT = 0.06
 _PATIENT_ENOUGH = 0.4
+#: Seconds of gRPC's deadline, which the connection and the server's own turn are paid from, too: each must have come.
+_GRPC_DEADLINE = 1.0
 #: Bytes that no socket's buffers can take.
 _TOO_MUCH = 6_000_000
 
@@ -132,7 +134,7 @@ def in_grpc(fault: GrpcFault) -> Situation:
         before = upstream.count()
         upstream.always("*", fault)
         try:
-            timeouts = {} if fault.code else {"read": IMPATIENT}
+            timeouts = {} if fault.code else {"read": _GRPC_DEADLINE}
             yield Scene(f"http://{upstream.host}:{upstream.port}", lambda: upstream.count() - before, timeouts)
         finally:
             upstream.disarm()
