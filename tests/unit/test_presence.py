@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from stormproof.resilience.events import Fanout, Listener
+from stormproof.telemetry import presence
 from stormproof.telemetry.presence import is_there
 
 NOTHING: dict[str, Any] = {
@@ -27,6 +32,43 @@ def test_what_the_api_has_itself_is_no_sdk() -> None:
 @pytest.mark.parametrize("name", NOTHING)
 def test_one_provider_is_enough(name: str) -> None:
     assert is_there({**NOTHING, name: TracerProvider()})
+
+
+# The global providers can be set once only: each of these has a process of its own.
+_SETS = {
+    "tracer": "from opentelemetry import trace as api; from opentelemetry.sdk.trace import TracerProvider as SDK",
+    "meter": "from opentelemetry import metrics as api; from opentelemetry.sdk.metrics import MeterProvider as SDK",
+    "logger": "from opentelemetry import _logs as api; from opentelemetry.sdk._logs import LoggerProvider as SDK",
+}
+
+
+@pytest.mark.parametrize("signal", _SETS)
+def test_a_global_one_that_is_set_later(signal: str) -> None:
+    code = f"print(is_there({{}})); {_SETS[signal]}; api.set_{signal}_provider(SDK()); print(is_there({{}}))"
+    assert _said(code) == ["False", "True"]
+
+
+@pytest.mark.parametrize("signal", ["tracer", "meter"])
+def test_one_that_is_named_for_the_api(signal: str) -> None:
+    named = {f"OTEL_PYTHON_{signal.upper()}_PROVIDER": f"sdk_{signal}_provider"}
+    assert _said("print(is_there({}))", named) == ["True"]
+
+
+def test_an_api_with_other_names_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is asked as everybody asks it."""
+    monkeypatch.delattr(trace, "_TRACER_PROVIDER")
+    for name in presence._GLOBAL:
+        monkeypatch.setitem(presence._GLOBAL, name, TracerProvider)
+    assert is_there({})
+
+
+def _said(code: str, environment: dict[str, str] | None = None) -> list[str]:
+    code = f"from stormproof.telemetry.presence import is_there; {code}"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return ran.stdout.split()
 
 
 class Told(Listener):
