@@ -31,20 +31,17 @@ _PACKAGES = ("openai", "ollama", "qdrant-client", "opentelemetry-sdk", "opentele
 
 def run(rounds: int) -> dict[str, Any]:
     """Everything that is measured."""
-    launch = process.launches(LAUNCHES)
+    launch, memory = process.launches(LAUNCHES), process.memory(LAUNCHES)
     turns = Turns(CALLS)
-    memory: list[int] = []
     for _ in range(BLOCKS):  # in new processes: each is faster or slower by how it happens to lie in memory
         with processes(SUBJECTS) as (workers, port):
-            held = {name: workers[name].ask(do="memory") for name in (FLOOR, OURS)}  # both have the SDK at work
-            memory.append(held[OURS] - held[FLOOR])
             turns.measure(workers, port, rounds)
             turns.crowd({name: workers[name] for name in _CROWDED}, port, rounds)
     samples, crowds = turns.samples, turns.crowds
     bare = statistics.median(crowds[BARE])
     others = {
         "launch_ms": launch,
-        "memory_mib": statistics.median(memory) / (1 << 20),
+        "memory_mib": memory,
         "throughput": {name: statistics.median(figures) / bare for name, figures in crowds.items()},
     }
     tables = table(samples, "cpu", on_loopback=False)
@@ -99,7 +96,9 @@ def show(told: Mapping[str, Any]) -> None:
                     ratio = figures["cpu_us"] / row[FLOOR]["cpu_us"]
                     print(f"  {subject:<42}{added:>+8.0f} ({p25:+.0f}){ratio:>8.2f} of the floor's total")
     print(f"\nlaunch, ms of CPU: {json.dumps({name: round(ms) for name, ms in told['launch_ms'].items()})}")
-    print(f"memory, MiB over the SDK's: {told['memory_mib']:.1f}")
+    print(
+        f"memory after some calls, MiB: {json.dumps({name: round(mib, 1) for name, mib in told['memory_mib'].items()})}"
+    )
     print(f"throughput of 50 tasks: {json.dumps({name: round(x, 2) for name, x in told['throughput'].items()})}\n")
     for bar in told["bars"]:
         print(f"{'met   ' if bar['met'] else 'MISSED'} {bar['name']}: {bar['value']} (bar: {bar['bar']})")

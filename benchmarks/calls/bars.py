@@ -67,9 +67,9 @@ def _at_most(tables: Mapping[str, Row], others: Mapping[str, Any]) -> Iterator[t
         if path.endswith(" stream") and "long" not in path and long is not None:
             of_many = long[OURS] - long[BARE] - (row[OURS] - row[BARE])
             yield f"{name}: µs a chunk", of_many / (MANY_CHUNKS - CHUNKS), _MOST_A_CHUNK
-    launch = others["launch_ms"]
+    launch, memory = others["launch_ms"], others["memory_mib"]
     yield "launch, ms over the launcher", launch[process.WITH_OURS] - launch[process.LAUNCHER], _MOST_LAUNCH
-    yield "memory, MiB over the SDK's", others["memory_mib"], _MOST_MEMORY
+    yield "memory, MiB over the launcher's", memory[process.WITH_OURS] - memory[process.LAUNCHER], _MOST_MEMORY
 
 
 def _of_path(path: str, row: Row) -> Iterator[tuple[str, float, float]]:

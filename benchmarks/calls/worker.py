@@ -17,9 +17,7 @@ from typing import Any
 from benchmarks.calls import server
 from benchmarks.calls.clients import client
 from benchmarks.calls.paths import PATHS
-from benchmarks.calls.process import resident
 from benchmarks.calls.subjects import SUBJECTS, Subject, set_up
-from opentelemetry import trace
 
 TASKS = 50
 #: Of each call: nanoseconds of this thread's CPU time, and of wall time.
@@ -55,14 +53,6 @@ class Worker:
             return TASKS * count / (time.perf_counter() - start)
 
         return self._loop.run_until_complete(crowd())
-
-    def memory(self) -> int:
-        """Bytes that this process holds after some calls of each client, with nothing left to be exported."""
-        for name in ("openai chat", "ollama chat", "qdrant query_points"):
-            self.measure(name, False, None, 20)
-            trace.get_tracer_provider().force_flush()  # type: ignore[attr-defined]  # the SDK's has it
-        gc.collect()
-        return resident()
 
     def _call(self, name: str, is_async: bool, port: int | None) -> Callable[[], Any]:
         key = name, is_async, port
