@@ -5,6 +5,7 @@ and wall time, each call by itself: median and 25th percentile. By a transport t
 so that its official instrumentation sees the call) and on loopback. The bars are held against the memory's medians.
 
     python -m benchmarks.overhead [--rounds N] [--json PATH] [--readme]
+    python -m benchmarks.overhead --instructions        # counted, not timed: two minutes, on a noisy machine, too
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ def run(rounds: int) -> dict[str, Any]:
     }
 
 
+def count() -> dict[str, dict[str, float]]:
+    """Instructions of the interpreter for a call from memory."""
+    with processes(SUBJECTS) as (workers, _):
+        return Turns(CALLS).count(workers)
+
+
 def table(samples: Mapping[Key, Samples], what: str, *, on_loopback: bool) -> dict[str, dict[str, float]]:
     """Medians in microseconds: by path and mode, by subject."""
     told: dict[str, dict[str, float]] = {}
@@ -80,6 +87,16 @@ def summary(samples: Mapping[Key, Samples], *, on_loopback: bool) -> dict[str, A
                 for suffix, quartile in (("", 1), ("_p25", 0))
             }
     return told
+
+
+def show_counted(counted: Mapping[str, Mapping[str, float]]) -> None:
+    """The same for people: bare, then what each adds, and of what the floor adds."""
+    for name, row in counted.items():
+        print(f"\n{name:<28}{row[BARE]:>9.0f}")
+        for subject, instructions in row.items():
+            if subject != BARE and FLOOR in row:
+                added = instructions - row[BARE]
+                print(f"  {subject:<42}{added:>+8.0f}{added / (row[FLOOR] - row[BARE]):>8.2f} of what the floor adds")
 
 
 def show(told: Mapping[str, Any]) -> None:
@@ -109,7 +126,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="in each of five sets of processes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
+    parser.add_argument("--instructions", action="store_true", help="count instructions of the interpreter, no times")
     options = parser.parse_args()
+    if options.instructions:
+        show_counted(count())
+        return
     told = run(options.rounds)
     show(told)
     if options.json:

@@ -93,6 +93,16 @@ class Turns:
                         sample.cpu += times[0]
                         sample.wall += times[1]
 
+    def count(self, workers: Mapping[str, Process]) -> dict[str, dict[str, float]]:
+        """Instructions of the interpreter for a call, from memory: by "path, sync" and "path, async", by subject."""
+        found: dict[str, dict[str, float]] = {}
+        for path, is_async in itertools.product(PATHS, (False, True)):
+            for name, worker in workers.items():
+                if _is_measured(name, path, on_loopback=False):
+                    row = found.setdefault(f"{path}, {'async' if is_async else 'sync'}", {})
+                    row[name] = worker.ask(do="instructions", name=path, is_async=is_async)
+        return found
+
     def crowd(self, workers: Mapping[str, Process], port: int, rounds: int) -> None:
         """Fifty tasks at once."""
         for _ in range(rounds):

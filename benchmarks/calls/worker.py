@@ -10,8 +10,11 @@ import asyncio
 import gc
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 from benchmarks.calls import server
@@ -20,6 +23,8 @@ from benchmarks.calls.paths import PATHS
 from benchmarks.calls.subjects import SUBJECTS, Subject, set_up
 
 TASKS = 50
+#: Calls whose instructions are counted.
+_COUNTED = 20
 #: Of each call: nanoseconds of this thread's CPU time, and of wall time.
 Times = tuple[list[int], list[int]]
 
@@ -38,6 +43,13 @@ class Worker:
         if is_async:
             return self._loop.run_until_complete((_stream_async if streams else _whole_async)(call, count))
         return (_stream if streams else _whole)(call, count)
+
+    def instructions(self, name: str, is_async: bool) -> float:
+        """Of the interpreter, that this thread carries out for a call: no clock, so the same on a noisy machine."""
+        self._call(name, is_async, None)
+        with counted() as found:
+            self.measure(name, is_async, None, _COUNTED)
+        return found["instructions"] / _COUNTED
 
     def throughput(self, name: str, port: int, count: int) -> float:
         """Calls a second that ``TASKS`` tasks get done, ``count`` each."""
@@ -64,6 +76,26 @@ class Worker:
             gc.collect()
             gc.freeze()  # a collection is part of what a call costs; going through every loaded library is not
         return self._calls[key]
+
+
+@contextmanager
+def counted() -> Iterator[Mapping[str, int]]:
+    """``instructions``: how many the calling thread carries out meanwhile. Needs Python 3.12."""
+    found, thread = {"instructions": 0}, threading.get_ident()
+    monitoring: Any = vars(sys)["monitoring"]  # types are checked for 3.10
+
+    def count(_code: CodeType, _offset: int) -> None:
+        if threading.get_ident() == thread:
+            found["instructions"] += 1
+
+    monitoring.use_tool_id(monitoring.PROFILER_ID, "stormproof")
+    monitoring.register_callback(monitoring.PROFILER_ID, monitoring.events.INSTRUCTION, count)
+    monitoring.set_events(monitoring.PROFILER_ID, monitoring.events.INSTRUCTION)
+    try:
+        yield found
+    finally:
+        monitoring.set_events(monitoring.PROFILER_ID, monitoring.events.NO_EVENTS)
+        monitoring.free_tool_id(monitoring.PROFILER_ID)
 
 
 def _whole(call: Callable[[], Any], count: int) -> Times:
