@@ -39,9 +39,13 @@ def get(thing: Any, name: str) -> Any:
     """
     if type(thing) is dict:
         return thing.get(name)
-    fields = getattr(thing, "__dict__", None)
-    if fields is not None and name in fields:
-        return fields[name]
+    try:
+        return thing.__dict__[name]
+    except (AttributeError, KeyError):
+        return _asked(thing, name)
+
+
+def _asked(thing: Any, name: str) -> Any:
     if hasattr(type(thing), "__pydantic_extra__"):
         extra = thing.__pydantic_extra__  # what this release of the client does not know
         return extra.get(name) if extra else None

@@ -63,8 +63,10 @@ def observe(operation: Operation, chunk: Any) -> None:
         return
     if "response_id" not in facts:
         _add_identity(facts, chunk)
-    if choices:
-        _add_finish_reasons(facts, choices)
+    for choice in choices:
+        if get(choice, "finish_reason") is not None:
+            _add_finish_reasons(facts, choices)
+            break
     usage = get(chunk, "usage")
     if usage is not None:
         _add_usage(facts, usage)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stormproof.clients.facts import get
+
 #: (method, URL template) → the name of the public method, where it is not the template's last word.
 _REST = {
     ("GET", "/"): "info",
@@ -172,9 +174,10 @@ def batch_size(operation: str, request: Any) -> int | None:
     """
     if operation not in _BATCHED:
         return None
-    request = getattr(request, "batch", request)  # the columns of an upsert by REST
+    columns = get(request, "batch")  # of an upsert by REST
+    request = request if columns is None else columns
     for name in ("ids", *_PARTS):
-        parts = request.get(name) if isinstance(request, Mapping) else getattr(request, name, None)
+        parts = get(request, name)
         parts = getattr(parts, "ids", parts)  # the columns of an upsert in local mode
         if parts is not None and hasattr(parts, "__len__") and not isinstance(parts, Mapping):
             return len(parts) if len(parts) > 1 else None
